@@ -1,0 +1,118 @@
+"""`manifest.json`: what a folder of shards holds. Everything that opens the data starts here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ups_scale.errors import DataError
+from ups_scale.physics.families import BOUNDARY_KINDS, FamilySpec
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A tar of trajectories of one family and split; `file` is relative to the manifest."""
+
+    file: str
+    trajectories: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class FamilyData:
+    """One family in the data set: its `FamilySpec`, dt between frames (s), frames per trajectory, shards per split."""
+
+    spec: FamilySpec
+    dt: float
+    num_frames: int
+    shards: Mapping[str, tuple[ShardEntry, ...]]
+    statistics: Mapping[str, Mapping[str, tuple[float, ...]]]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.shards)
+
+    def num_trajectories(self, split: str) -> int:
+        return sum(shard.trajectories for shard in self.shards.get(split, ()))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set. `digest` is the SHA-256 of what it holds, whatever folder it lies in and whoever made it."""
+
+    path: Path
+    digest: str
+    families: Mapping[str, FamilyData]
+
+    @property
+    def specs(self) -> dict[str, FamilySpec]:
+        return {name: data.spec for name, data in self.families.items()}
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's content without its provenance, which says where it came from, not what it is."""
+    body = {key: value for key, value in content.items() if key != "provenance"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """The data set described by `path` (the file, or the folder that holds it).
+
+    Raises:
+        DataError: missing, not JSON, of another format version, or lacking a key; the message says what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --layout pdebench --out "
+            f"{path.parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable JSON file ({error})") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise DataError(
+            f"{path}: manifest of format {found!r}, this version reads format {FORMAT}; run tools/shard.py again"
+        )
+    try:
+        families = {name: _family(name, entry) for name, entry in content["families"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: malformed manifest ({type(error).__name__}: {error}); run tools/shard.py again") from None
+    if not families:
+        raise DataError(f"{path}: the manifest lists no family; run tools/shard.py again with at least one input file")
+    return Manifest(path, digest(content), families)
+
+
+def _family(name: str, entry: dict[str, Any]) -> FamilyData:
+    statistics = {
+        quantity: {kind: tuple(float(value) for value in values) for kind, values in kinds.items()}
+        for quantity, kinds in entry["statistics"].items()
+    }
+    spec = FamilySpec(
+        name=name,
+        fields=tuple(entry["fields"]),
+        units=tuple(entry["units"]),
+        parameters=tuple(entry["parameters"]),
+        grid=tuple(int(n) for n in entry["grid"]),
+        extents=tuple((float(low), float(high)) for low, high in entry["extents"]),
+        boundaries=tuple((str(low), str(high)) for low, high in entry["boundaries"]),
+        u_rms=statistics["u"]["rms"],
+        delta_rms=statistics["delta"]["rms"],
+    )
+    unknown = {kind for sides in spec.boundaries for kind in sides} - set(BOUNDARY_KINDS)
+    if unknown:
+        raise ValueError(f"{name}: boundary kind {sorted(unknown)}, known are {list(BOUNDARY_KINDS)}")
+    shards = {split: tuple(ShardEntry(**shard) for shard in part) for split, part in entry["splits"].items()}
+    return FamilyData(spec, float(entry["dt"]), int(entry["num_frames"]), shards, statistics)

@@ -1,0 +1,152 @@
+"""The order of training, as a pure function: which windows every optimizer step reads.
+
+An optimizer step is `draws_per_step` independent draws of a family, p ∝ n^exponent over their numbers of trajectories.
+A draw takes as many windows of its family as fill its share of the token budget, from the family's own endless stream:
+every trajectory once per epoch, in an order that permutes shards, then trajectories within groups of shards. Neither
+the number of ranks nor of reading threads enters; the state is the step and one position per family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ups_scale.errors import RecipeError
+
+_MASK = 2**64 - 1
+
+
+def mix(*words: int) -> int:
+    """A 64-bit hash of integers (splitmix64 finaliser per word): the plan's only source of randomness."""
+    state = 0x9E3779B97F4A7C15
+    for word in words:
+        state = (state ^ (word & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state
+
+
+@dataclass(frozen=True)
+class FamilyStream:
+    """What the plan needs to know of a family: trajectories per shard, frames per trajectory, tokens per frame."""
+
+    shard_sizes: tuple[int, ...]
+    num_frames: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PlanState:
+    """Where the stream is: the next optimizer step, and how many windows each family has given so far."""
+
+    step: int
+    positions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """`num_windows` windows of `family`, from position `first` of its stream, each with `horizon` frames to predict."""
+
+    family: str
+    first: int
+    num_windows: int
+    horizon: int
+
+
+class Plan:
+    """The order of training for a seed; see the module's text. All its methods are pure."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, FamilyStream],
+        *,
+        seed: int,
+        exponent: float,
+        draws_per_step: int,
+        batch_tokens: int,
+        context_frames: int,
+        shuffle_shards: int,
+    ) -> None:
+        self._streams = dict(sorted(streams.items()))
+        self._names = list(self._streams)
+        # A family's own number, so that adding another family does not reorder this one.
+        self._ids = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in self._names}
+        weights = np.array([sum(stream.shard_sizes) for stream in self._streams.values()], float) ** exponent
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._seed = seed
+        self._draws_per_step = draws_per_step
+        self._batch_tokens = batch_tokens
+        self._context_frames = context_frames
+        self._shuffle_shards = shuffle_shards
+        self._order = lru_cache(maxsize=4 * len(self._names))(self._epoch_order)
+
+    def start(self) -> PlanState:
+        """The state before the first step."""
+        return PlanState(0, dict.fromkeys(self._names, 0))
+
+    def draws(self, state: PlanState, horizon: int) -> tuple[list[Draw], PlanState]:
+        """The draws of step `state.step`, and the state of the step after."""
+        positions = dict(state.positions)
+        draws = []
+        for number in range(self._draws_per_step):
+            share = mix(self._seed, 1, state.step, number) / 2**64
+            name = self._names[min(int(np.searchsorted(self._cumulative, share, side="right")), len(self._names) - 1)]
+            tokens = self._streams[name].tokens * horizon
+            windows = max(1, self._batch_tokens // (self._draws_per_step * tokens))
+            draws.append(Draw(name, positions[name], windows, horizon))
+            positions[name] += windows
+        return draws, PlanState(state.step + 1, positions)
+
+    def window(self, draw: Draw, number: int, attempt: int = 0) -> tuple[int, int]:
+        """(trajectory, first frame) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged."""
+        stream, family = self._streams[draw.family], self._ids[draw.family]
+        epoch, place = divmod(draw.first + number, sum(stream.shard_sizes))
+        order = self._order(draw.family, epoch)
+        starts = stream.num_frames - self._context_frames - draw.horizon + 1
+        first_frame = mix(self._seed, 2, family, draw.first + number, attempt) % starts
+        return int(order[(place + attempt) % len(order)]), first_frame
+
+    def _epoch_order(self, name: str, epoch: int) -> np.ndarray:
+        sizes = self._streams[name].shard_sizes
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        generator = np.random.Generator(np.random.Philox(key=[mix(self._seed, 3), mix(self._ids[name], epoch)]))
+        shards = generator.permutation(len(sizes))
+        groups = []
+        for start in range(0, len(shards), self._shuffle_shards):
+            group = [np.arange(first[shard], first[shard + 1]) for shard in shards[start : start + self._shuffle_shards]]
+            groups.append(generator.permutation(np.concatenate(group)))
+        return np.concatenate(groups)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The windows of one draw that one rank reads in one microstep.
+
+    `weight` makes the mean over chunks of (weight x mean over the chunk's windows) the mean over the draw's windows.
+    """
+
+    draw: Draw
+    numbers: tuple[int, ...]
+    weight: float
+
+
+def chunk(draw: Draw, rank: int, world_size: int, part: int, parts: int) -> Chunk:
+    """The share of `rank` in microstep `part` of the `parts` that a draw takes.
+
+    Raises:
+        RecipeError: fewer windows than ranks x parts, so that some rank would have nothing to do.
+    """
+    chunks = world_size * parts
+    if draw.num_windows < chunks:
+        raise RecipeError(
+            f"data.batch_tokens gives a draw of {draw.family} {draw.num_windows} windows at horizon {draw.horizon}, "
+            f"fewer than {world_size} ranks x {parts} microsteps: raise data.batch_tokens, lower data.draws_per_step "
+            "or the horizon, or use fewer ranks"
+        )
+    numbers = tuple(range(part * world_size + rank, draw.num_windows, chunks))
+    return Chunk(draw, numbers, len(numbers) * chunks / draw.num_windows)

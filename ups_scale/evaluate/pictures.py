@@ -1,0 +1,249 @@
+"""The report's pictures, as PNG bytes: error growth, power spectra, and rollouts beside the truth.
+
+Dimensions: h step after the last given frame, c field, x space.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ups_scale.evaluate.suite import Example
+from ups_scale.physics.families import FamilySpec
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+TRUTH, MODEL, PERSISTENCE, LIMIT = "#1f2933", "#2563eb", "#d97706", "#b42318"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+}
+DPI = 150
+NUM_COLUMNS = 5
+
+
+def growth(curves: Mapping[str, Mapping[str, Sequence[float | None]]], horizons: Sequence[int]) -> bytes:
+    """nRMSE against step on a log axis: mean of model and persistence, band from the 10 % to the 90 % quantile."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(5.0, 3.1)
+        for name, colour in (("persistence", PERSISTENCE), ("model", MODEL)):
+            lines = {key: _positive(values) for key, values in curves[name].items()}
+            steps = np.arange(1, len(lines["mean"]) + 1)
+            axes.fill_between(steps, lines["q10"], lines["q90"], color=colour, alpha=0.16, linewidth=0)
+            axes.plot(steps, lines["mean"], color=colour, label=name, marker="o" if len(steps) == 1 else None)
+        axes.axhline(1.0, color=LIMIT, linewidth=1.0, linestyle=(0, (4, 3)), label="zero predictor")
+        for k in horizons:
+            axes.axvline(k, color=GRID, linewidth=0.8, zorder=0)
+        axes.set_yscale("log")
+        axes.set_xlabel("step after the last given frame")
+        axes.set_ylabel("nRMSE")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes, grid=True)
+        axes.legend(loc="best", ncols=1)
+        return _png(figure)
+
+
+def spectrum(spectra: Mapping[str, np.ndarray], spec: FamilySpec, horizon: int) -> bytes:
+    """Mean power per radial wavenumber of truth (solid) and model (dashed) at the last horizon, each field a panel."""
+    with matplotlib.rc_context(STYLE):
+        num_fields = len(spec.fields)
+        figure = Figure(figsize=(5.0, 3.1), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, num_fields, sharey=True))
+        for c, axes in enumerate(panels):
+            truth, model = (_positive(spectra[name][c]) for name in ("truth", "model"))
+            k = np.arange(len(truth))
+            axes.plot(k[1:], truth[1:], color=TRUTH, label="truth")
+            axes.plot(k[1:], model[1:], color=MODEL, linestyle=(0, (4, 2)), label="model")
+            axes.set_yscale("log")
+            axes.set_xscale("log")
+            floor = np.nanmax(truth) * 1e-10 if np.isfinite(truth).any() else None
+            axes.set_ylim(bottom=max(floor, np.nanmin(truth[1:]) / 5) if floor else None)
+            axes.set_title(f"{spec.fields[c]}, step {horizon}")
+            axes.set_xlabel("wavenumber (cycles per domain)" if num_fields == 1 else "cycles per domain")
+            _tidy(axes, grid=True)
+        panels[0].set_ylabel("power")
+        panels[0].legend(loc="lower left")
+        return _png(figure)
+
+
+def rollout(example: Example, c: int, spec: FamilySpec, horizons: Sequence[int]) -> bytes:
+    """Truth, prediction and error of one field: x-t images and a line plot in 1D, rows of frames in 2D.
+
+    Truth and prediction share the truth's colour scale; the error has its own.
+    """
+    truth_hx, pred_hx = example.truth_hcx[:, c], example.pred_hcx[:, c]
+    with matplotlib.rc_context(STYLE):
+        if spec.dimensions == 1:
+            return _png(_space_time(truth_hx, pred_hx, c, spec))
+        if spec.dimensions == 3:
+            middle = spec.grid[2] // 2
+            truth_hx, pred_hx = truth_hx[..., middle], pred_hx[..., middle]
+        return _png(_frames(truth_hx, pred_hx, _columns(horizons, len(truth_hx)), c, spec))
+
+
+def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilySpec) -> Figure:
+    steps, (low, high) = len(truth_hx), spec.extents[0]
+    scale, error = _scale(truth_hx), _error_scale(pred_hx - truth_hx)
+    figure = Figure(figsize=(10.4, 2.7), layout="constrained")
+    panels = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.45])
+    images = []
+    for axes, title, values, shades in zip(
+        panels,
+        ("truth", "prediction", "error"),
+        (truth_hx, pred_hx, pred_hx - truth_hx),
+        (scale, scale, error),
+        strict=False,
+    ):
+        images.append(
+            axes.imshow(
+                np.ma.masked_invalid(values),
+                extent=(low, high, 0.5, steps + 0.5),
+                aspect="auto",
+                origin="lower",
+                interpolation="nearest",
+                **shades,
+            )
+        )
+        axes.set_title(title)
+        axes.set_xlabel("x")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        _tidy(axes)
+    panels[0].set_ylabel("step")
+    for axes in panels[1:3]:
+        axes.set_yticklabels([])
+    _colorbar(figure, images[0], list(panels[:2]), _label(c, spec))
+    _colorbar(figure, images[2], panels[2], "")
+    x = low + (np.arange(truth_hx.shape[1]) + 0.5) * (high - low) / truth_hx.shape[1]
+    panels[3].plot(x, truth_hx[-1], color=TRUTH, label="truth")
+    panels[3].plot(x, pred_hx[-1], color=MODEL, linestyle=(0, (4, 2)), label="prediction")
+    room = 0.35 * float(np.ptp(truth_hx[-1]) or 1.0)
+    panels[3].set_ylim(truth_hx[-1].min() - room, truth_hx[-1].max() + room)
+    panels[3].set_title(f"step {steps}")
+    panels[3].set_xlabel("x")
+    _tidy(panels[3], grid=True)
+    panels[3].legend(loc="upper right", ncols=2)
+    return figure
+
+
+def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: int, spec: FamilySpec) -> Figure:
+    shown = [step - 1 for step in steps]
+    truth_hx, pred_hx = truth_hx[shown], pred_hx[shown]
+    scale, error = _scale(truth_hx), _error_scale(pred_hx - truth_hx)
+    (x_low, x_high), (y_low, y_high) = spec.extents[:2]
+    cell = 1.85
+    height = min(2.5, max(0.9, cell * (y_high - y_low) / (x_high - x_low)))
+    figure = Figure(figsize=(cell * len(steps) + 1.1, 3 * height + 0.5), layout="constrained")
+    panels = figure.subplots(3, len(steps), squeeze=False)
+    rows = (("truth", truth_hx, scale), ("prediction", pred_hx, scale), ("error", pred_hx - truth_hx, error))
+    images = []
+    for row, (title, values, shades) in zip(panels, rows, strict=True):
+        for axes, frame, step in zip(row, values, steps, strict=True):
+            image = axes.imshow(
+                np.ma.masked_invalid(frame).T,
+                extent=(x_low, x_high, y_low, y_high),
+                aspect="equal",
+                origin="lower",
+                interpolation="nearest",
+                **shades,
+            )
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row is panels[0]:
+                axes.set_title(f"step {step}")
+        row[0].set_ylabel(title)
+        images.append(image)
+    _colorbar(figure, images[0], [axes for row in panels[:2] for axes in row], _label(c, spec))
+    _colorbar(figure, images[2], list(panels[2]), "error")
+    return figure
+
+
+def _columns(horizons: Sequence[int], num_steps: int) -> list[int]:
+    """The steps to show: the horizons, then the middle of the widest gap until there are `NUM_COLUMNS`."""
+    steps = sorted({k for k in horizons if k <= num_steps})[-NUM_COLUMNS:]
+    while len(steps) < NUM_COLUMNS:
+        gap, low = max((b - a, a) for a, b in zip([0, *steps[:-1]], steps, strict=True))
+        if gap < 2:
+            break
+        steps = sorted([*steps, low + gap // 2])
+    return steps
+
+
+def _scale(truth: np.ndarray) -> dict[str, Any]:
+    """A diverging colour scale about zero where the truth has both signs in earnest, else a sequential one."""
+    low, high = float(truth.min()), float(truth.max())
+    if low < 0 < high and min(-low, high) > 0.15 * max(-low, high):
+        bound = max(-low, high)
+        return {"cmap": _shades("RdBu_r"), "vmin": -bound, "vmax": bound}
+    return {"cmap": _shades("viridis"), "vmin": low, "vmax": high if high > low else low + 1.0}
+
+
+def _error_scale(error: np.ndarray) -> dict[str, Any]:
+    finite = np.abs(error[np.isfinite(error)])
+    bound = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    return {"cmap": _shades("PuOr_r"), "vmin": -bound, "vmax": bound}
+
+
+def _shades(name: str) -> Any:
+    """The colour map with grey for what is not finite."""
+    return matplotlib.colormaps[name].with_extremes(bad="#9aa5b1")
+
+
+def _label(c: int, spec: FamilySpec) -> str:
+    unit = spec.units[c]
+    return spec.fields[c] if unit in ("", "1") else f"{spec.fields[c]} ({unit})"
+
+
+def _positive(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
+    """As float64, NaN (a gap in the line) for what a log axis can't show."""
+    array = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _tidy(axes: Axes, grid: bool = False) -> None:
+    axes.tick_params(length=2.5, labelsize=8)
+    if grid:
+        axes.grid(True, which="major")
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+
+
+def _colorbar(figure: Figure, image: Any, axes: Any, label: str) -> None:
+    bar = figure.colorbar(image, ax=axes, pad=0.012, fraction=0.05, aspect=22)
+    bar.outline.set_linewidth(0.5)
+    bar.ax.tick_params(length=2.5, labelsize=7.5)
+    bar.locator = MaxNLocator(nbins=5)
+    bar.update_ticks()
+    if label:
+        bar.set_label(label, fontsize=8.5)
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return out.getvalue()

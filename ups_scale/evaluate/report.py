@@ -1,0 +1,211 @@
+"""What an evaluation leaves behind: report.json, table.csv, and the plain-text table.
+
+The JSON schema is docs/report.schema.json; docs/evaluation.md describes it. A figure that is not a finite number is
+null in the JSON and empty in the CSV, and the count `non_finite@k` says how often the model's prediction was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ups_scale import atomic
+from ups_scale.evaluate.suite import Evaluation
+
+FORMAT = 1
+FILES = ("report.html", "table.csv", "report.json")
+"""In the order they are written: report.json, which says that an evaluation is complete, comes last."""
+PREDICTORS = ("model", "persistence", "zero")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: the checkpoint (a path, and the SHA-256 of its manifest), on which data, by which suite."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    manifest: str
+    manifest_digest: str
+    suite: str
+    horizons: tuple[int, ...]
+    run: str
+    step: int | None
+    params_m: float
+    context_frames: int
+
+
+def build(subject: Subject, evaluation: Evaluation, device: torch.device, num_processes: int) -> dict[str, Any]:
+    """The content of report.json."""
+    commit = checkout_commit()
+    content = {
+        "format": FORMAT,
+        "suite": subject.suite,
+        "checkpoint": subject.checkpoint,
+        "checkpoint_sha256": subject.checkpoint_sha256,
+        "run": subject.run,
+        "step": subject.step,
+        "manifest": subject.manifest,
+        "manifest_digest": subject.manifest_digest,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "horizons": list(subject.horizons),
+        "context_frames": subject.context_frames,
+        "params_m": subject.params_m,
+        "families": evaluation.families,
+        "gates": evaluation.gates,
+        "data": evaluation.data,
+        "efficiency": evaluation.efficiency,
+        "growth": evaluation.growth,
+        "wall_clock_s": evaluation.wall_clock_s,
+        "device": device_name(device),
+        "num_processes": num_processes,
+        "environment": environment(),
+    } | ({"commit": commit} if commit else {})
+    return _legal(content)
+
+
+def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float | None]]:
+    """(family, field or `all`, predictor, metric, value) for every figure of the report."""
+    for family, table in report["families"].items():
+        for field, of in {"all": table, **table.get("fields", {})}.items():
+            for predictor, figures in of.items():
+                if predictor != "fields":
+                    for metric, value in figures.items():
+                        yield family, field, predictor, metric, value
+
+
+def csv_text(report: Mapping[str, Any]) -> str:
+    """The content of table.csv: one figure a line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("family", "field", "predictor", "metric", "value"))
+    writer.writerows((*names, "" if value is None else repr(value)) for *names, value in rows(report))
+    return out.getvalue()
+
+
+def number(value: float | None) -> str:
+    """A figure to three digits; `-` where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if value and not 1e-4 <= abs(value) < 1e5 else f"{value:.{_decimals(value)}f}"
+
+
+def gate_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Per gate, what a table shows of it: the gate with nRMSE of each predictor and `ratio`, value / limit."""
+    for gate in report["gates"]:
+        table = report["families"][gate["family"]]
+        value, limit = gate["value"], gate["limit"]
+        nrmse = {predictor: table[predictor][f"nrmse@{gate['horizon']}"] for predictor in PREDICTORS}
+        yield {**gate, "nrmse": nrmse, "ratio": value / limit if value is not None and limit else None}
+
+
+def text_table(report: Mapping[str, Any]) -> str:
+    """The gates as an aligned plain-text table, with a last line that says how many passed."""
+    lines = [("family", "step", *PREDICTORS, "ratio", "gate")]
+    for row in gate_rows(report):
+        figures = [number(row["nrmse"][predictor]) for predictor in PREDICTORS]
+        verdict = "passed" if row["passed"] else "FAILED"
+        lines.append((row["family"], str(row["horizon"]), *figures, number(row["ratio"]), verdict))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = ["nRMSE on the test split; ratio = model / min(persistence, 1)"]
+    for line in lines:
+        cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        text.append("  ".join([line[0].ljust(widths[0]), *cells]))
+    text.append(verdict_line(report))
+    return "\n".join(text)
+
+
+def verdict_line(report: Mapping[str, Any]) -> str:
+    """How many gates passed, and how many rollouts left the finite numbers if any did."""
+    gates = report["gates"]
+    text = f"gates: {sum(gate['passed'] for gate in gates)} of {len(gates)} passed"
+    last = max(report["horizons"])
+    diverged = {
+        family: table["model"][f"non_finite@{last}"]
+        for family, table in report["families"].items()
+        if table["model"][f"non_finite@{last}"]
+    }
+    for family, count in diverged.items():
+        text += (
+            f"; {family}: {count} of {report['data'][family]['num_trajectories']} rollouts not finite at step {last}"
+        )
+    return text
+
+
+def saved(out: Path, subject: Subject) -> dict[str, Any] | None:
+    """The report in `out` if it is complete and of the same checkpoint, data, suite and horizons; else None."""
+    if not all((out / name).is_file() for name in FILES):
+        return None
+    try:
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = {
+        "format": FORMAT,
+        "suite": subject.suite,
+        "checkpoint_sha256": subject.checkpoint_sha256,
+        "manifest_digest": subject.manifest_digest,
+        "horizons": list(subject.horizons),
+    }
+    fits = isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())
+    return report if fits else None
+
+
+def write(out: Path, report: Mapping[str, Any], html: str) -> None:
+    """Writes the three files of an evaluation to the folder `out`, each whole or not at all. Main process only."""
+    content = {
+        "report.html": html,
+        "table.csv": csv_text(report),
+        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        atomic.write_text(out / name, content[name])
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def environment() -> dict[str, str]:
+    """Versions of what computes the figures."""
+    packages = ("torch", "accelerate", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def checkout_commit() -> str | None:
+    """The commit of the checkout that this code lies in, with `-dirty` if files differ from it; None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found or None
+
+
+def _decimals(value: float) -> int:
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+
+
+def _legal(value: Any) -> Any:
+    """`value` with null for every number that JSON can't say."""
+    if isinstance(value, Mapping):
+        return {key: _legal(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_legal(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,341 @@
+"""Runs a suite: the model rolled out over the test split, every family and trajectory, beside the trivial predictors.
+
+Each trajectory gives one window: its first `context_frames` frames are given, the next max(horizons) are predicted.
+Trajectories are split over the processes; figures are sums and counts until the end.
+
+Dimensions: b trajectory, t frame, h step after the last given frame, c field, x space, k wavenumber bin.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from ups_scale.errors import DataError
+from ups_scale.evaluate.gates import persistence_gates
+from ups_scale.metrics import accuracy
+from ups_scale.metrics.accumulate import ALL_FIELDS, Accumulator, predictor_errors, rollout_errors
+from ups_scale.metrics.physics import power_spectrum
+from ups_scale.physics.families import FamilySpec
+
+SUITES = ("small",)
+POINTS_PER_BATCH = 2**18
+"""Grid points of all fields in one frame of a batch, at most; trajectories per batch follow from it."""
+MAX_BATCH = 64
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+class Trajectories(Protocol):
+    """What the suite needs of a `data.reader.ShardReader`."""
+
+    @property
+    def num_trajectories(self) -> int: ...
+
+    def read(self, indices: Sequence[int], first_frames: Sequence[int], num_frames: int) -> Any: ...
+
+
+class Rollout(Protocol):
+    """What the suite needs of a `model.simulator.Simulator`."""
+
+    context_frames: int
+
+    def __call__(
+        self, context_btcx: Tensor, family: str, parameters_bp: Tensor, dt_b: Tensor, horizon: int
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """One family's trajectories of the split that is evaluated."""
+
+    __test__ = False
+
+    spec: FamilySpec
+    dt: float
+    num_frames: int
+    trajectories: Trajectories
+
+
+@dataclass(frozen=True)
+class Example:
+    """A rollout to look at; arrays are (H, C, *X) in physical units."""
+
+    label: str
+    key: str
+    nrmse: float
+    truth_hcx: np.ndarray
+    pred_hcx: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a suite found. Figures may be NaN or infinite here; the report turns those into null.
+
+    `families` and `gates` are as in report.json. `growth[family][predictor]` holds per step the mean and the
+    quantiles over trajectories of nRMSE; `spectra[family]` the mean power (C, K) of the `truth` and the `model` at the
+    last horizon; `ranking[family]` the trajectories' indices from best to worst.
+    """
+
+    families: dict[str, dict[str, Any]]
+    gates: list[dict[str, Any]]
+    data: dict[str, dict[str, Any]]
+    efficiency: dict[str, dict[str, Any]]
+    growth: dict[str, dict[str, dict[str, list[float]]]]
+    spectra: dict[str, dict[str, np.ndarray]]
+    ranking: dict[str, list[int]]
+    wall_clock_s: float
+
+
+@dataclass
+class _Tally:
+    """What one process found on its share of a family's trajectories."""
+
+    accumulator: Accumulator = field(default_factory=Accumulator)
+    indices: list[int] = field(default_factory=list)
+    model_curves: list[np.ndarray] = field(default_factory=list)
+    persistence_curves: list[np.ndarray] = field(default_factory=list)
+    truth_spectra: list[np.ndarray] = field(default_factory=list)
+    model_spectra: list[np.ndarray] = field(default_factory=list)
+    rollout_s: list[tuple[int, float]] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
+
+
+def check_tests(tests: Mapping[str, TestSet], known: Mapping[str, FamilySpec], context: int, horizon: int) -> None:
+    """Raises a `DataError` that lists every reason why a model can't be evaluated on `tests`."""
+    problems = []
+    unknown = [name for name in tests if name not in known]
+    if unknown:
+        problems.append(
+            f"the model does not know the families {', '.join(unknown)}; it knows {', '.join(known) or 'none'}. "
+            "Evaluate on a manifest of those (--data), or fine-tune on the new ones first"
+        )
+    for name, test in tests.items():
+        for what in ("fields", "parameters"):
+            trained, found = getattr(known.get(name, test.spec), what), getattr(test.spec, what)
+            if trained != found:
+                problems.append(
+                    f"{name}: the data's {what} are ({', '.join(found)}), the model was trained with "
+                    f"({', '.join(trained)}); shard the data with the model's names and order"
+                )
+        if context + horizon > test.num_frames:
+            problems.append(
+                f"{name}: trajectories have {test.num_frames} frames, but {context} given frames and a rollout of "
+                f"{horizon} steps need {context + horizon}; lower evaluate.horizons or use longer trajectories"
+            )
+        if test.trajectories.num_trajectories == 0:
+            problems.append(f"{name}: the split has no trajectories; shard data that has some")
+    if not tests:
+        problems.append("the manifest holds no family")
+    if problems:
+        raise DataError("the model can't be evaluated on this data:\n  - " + "\n  - ".join(problems))
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Rollout, tests: Mapping[str, TestSet], horizons: Sequence[int], accelerator: Accelerator
+) -> Evaluation:
+    """The evaluation of `model` on `tests` at the steps `horizons`. All processes must call it; all get the result."""
+    began = time.perf_counter()
+    families: dict[str, dict[str, Any]] = {}
+    data: dict[str, dict[str, Any]] = {}
+    efficiency: dict[str, dict[str, Any]] = {}
+    growth: dict[str, dict[str, dict[str, list[float]]]] = {}
+    spectra: dict[str, dict[str, np.ndarray]] = {}
+    ranking: dict[str, list[int]] = {}
+    # disable=None: no bar where standard error is not a terminal
+    bar = tqdm(total=_share(tests, accelerator), unit="traj", disable=None if accelerator.is_main_process else True)
+    for name, test in tests.items():
+        bar.set_description(name)
+        share = _evaluate_share(model, test, horizons, accelerator, bar)
+        tally = _gather(share)
+        families[name], counts = _figures(tally.accumulator, test.spec)
+        data[name] = {
+            "num_trajectories": len(tally.indices),
+            "grid": list(test.spec.grid),
+            "dt_s": test.dt,
+            "num_frames": test.num_frames,
+            **counts,
+        }
+        efficiency[name] = _efficiency(tally, max(horizons), accelerator.device)
+        growth[name] = {
+            "model": _growth(tally.model_curves),
+            "persistence": _growth(tally.persistence_curves),
+        }
+        spectra[name] = {
+            "truth": np.mean(tally.truth_spectra, axis=0),
+            "model": np.mean(tally.model_spectra, axis=0),
+        }
+        scores = [_finite_or_inf(curve).mean() for curve in tally.model_curves]
+        ranking[name] = [tally.indices[i] for i in np.lexsort((tally.indices, scores))]
+    bar.close()
+    gates = persistence_gates(families, horizons)
+    wall_clock_s = time.perf_counter() - began
+    return Evaluation(families, gates, data, efficiency, growth, spectra, ranking, wall_clock_s)
+
+
+@torch.inference_mode()
+def examples(
+    model: Rollout, test: TestSet, ranking: Sequence[int], horizon: int, device: torch.device
+) -> list[Example]:
+    """Rollouts of a good trajectory (best tenth), the median and the worst one, each once. One process may call it."""
+    last = len(ranking) - 1
+    picks = {"good": ranking[round(0.1 * last)], "median": ranking[last // 2], "worst": ranking[last]}
+    by_index = {index: label for label, index in picks.items()}
+    found = []
+    for index, label in by_index.items():
+        batch = _read(model, test, [index], horizon, device)
+        pred_bhcx, _ = _predict(model, test, batch, horizon)
+        truth_bhcx = batch.u_btcx[:, model.context_frames :]
+        score = accuracy.nrmse(pred_bhcx, truth_bhcx)[~accuracy.truth_is_zero(truth_bhcx)].mean().item()
+        found.append(Example(label, batch.keys[0], score, truth_bhcx[0].cpu().numpy(), pred_bhcx[0].cpu().numpy()))
+    return found
+
+
+def _batch_size(spec: FamilySpec) -> int:
+    return max(1, min(MAX_BATCH, POINTS_PER_BATCH // (len(spec.fields) * math.prod(spec.grid))))
+
+
+def _own_indices(test: TestSet, accelerator: Accelerator) -> range:
+    return range(accelerator.process_index, test.trajectories.num_trajectories, accelerator.num_processes)
+
+
+def _share(tests: Mapping[str, TestSet], accelerator: Accelerator) -> int:
+    return sum(len(_own_indices(test, accelerator)) for test in tests.values())
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _read(model: Rollout, test: TestSet, indices: Sequence[int], horizon: int, device: torch.device) -> Any:
+    """The context and the next `horizon` frames of the trajectories `indices`, a FieldBatch on `device`."""
+    batch = test.trajectories.read(indices, [0] * len(indices), model.context_frames + horizon).to(device)
+    if not batch.u_btcx.isfinite().all():
+        raise DataError(
+            f"{test.spec.name}: the test data hold values that are not finite, in one of {', '.join(batch.keys)}; "
+            "nothing can be measured against them: generate or shard these trajectories again"
+        )
+    return batch
+
+
+def _predict(model: Rollout, test: TestSet, batch: Any, horizon: int) -> tuple[Tensor, float]:
+    """The prediction (B, H, C, *X) from a batch's first frames, and the seconds it took."""
+    context_btcx = batch.u_btcx[:, : model.context_frames]
+    _synchronize(context_btcx.device)
+    began = time.perf_counter()
+    pred_bhcx = model(context_btcx, test.spec.name, batch.parameters_bp, batch.dt_b, horizon)
+    _synchronize(context_btcx.device)
+    return pred_bhcx, time.perf_counter() - began
+
+
+def _evaluate_share(
+    model: Rollout, test: TestSet, horizons: Sequence[int], accelerator: Accelerator, bar: tqdm
+) -> _Tally:
+    device, horizon, tally = accelerator.device, max(horizons), _Tally()
+    indices, size = _own_indices(test, accelerator), _batch_size(test.spec)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    for start in range(0, len(indices), size):
+        chunk = list(indices[start : start + size])
+        batch = _read(model, test, chunk, horizon, device)
+        if start == 0:
+            _predict(model, test, batch, 1)  # a first call allocates and tunes: not to be timed
+        pred_bhcx, seconds = _predict(model, test, batch, horizon)
+        tally.rollout_s.append((len(chunk), seconds))
+        truth_bhcx = batch.u_btcx[:, model.context_frames :]
+        last_bcx = batch.u_btcx[:, model.context_frames - 1]
+        rollout_errors(pred_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons)
+        zero_bhcx = torch.zeros_like(truth_bhcx)
+        predictor_errors("zero", zero_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons)
+        tally.indices += chunk
+        tally.model_curves += _curves(pred_bhcx, truth_bhcx)
+        tally.persistence_curves += _curves(last_bcx[:, None].expand_as(truth_bhcx), truth_bhcx)
+        tally.truth_spectra += list(power_spectrum(truth_bhcx[:, -1], test.spec).cpu().numpy())
+        tally.model_spectra += list(power_spectrum(pred_bhcx[:, -1], test.spec).cpu().numpy())
+        bar.update(len(chunk))
+    if device.type == "cuda":
+        tally.peak_memory_bytes = torch.cuda.max_memory_allocated(device)
+    return tally
+
+
+def _curves(pred_bhcx: Tensor, truth_bhcx: Tensor) -> list[np.ndarray]:
+    """Per trajectory, nRMSE against step, the mean over the fields that have one."""
+    values = accuracy.nrmse(pred_bhcx, truth_bhcx)
+    defined = ~accuracy.truth_is_zero(truth_bhcx)
+    curve_bh = torch.where(defined, values, 0.0).sum(-1) / defined.sum(-1)
+    return list(curve_bh.cpu().numpy())
+
+
+def _gather(share: _Tally) -> _Tally:
+    """The union of all processes' tallies, the same on all. Times and memory are those of the largest."""
+    share.accumulator = _on_cpu(share.accumulator)
+    whole = _Tally()
+    for tally in gather_object([share]):
+        whole.accumulator.merge(tally.accumulator)
+        for part in ("indices", "model_curves", "persistence_curves", "truth_spectra", "model_spectra", "rollout_s"):
+            getattr(whole, part).extend(getattr(tally, part))
+        if tally.peak_memory_bytes is not None:
+            whole.peak_memory_bytes = max(whole.peak_memory_bytes or 0, tally.peak_memory_bytes)
+    return whole
+
+
+def _on_cpu(accumulator: Accumulator) -> Accumulator:
+    if accumulator.names:
+        accumulator.load_flat(accumulator.flat().cpu())
+    return accumulator
+
+
+def _figures(accumulator: Accumulator, spec: FamilySpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The family's table as report.json has it, and the counts that belong to the truth."""
+    table: dict[str, Any] = {"model": {}, "persistence": {}, "zero": {}, "fields": {}}
+    counts: dict[str, Any] = {}
+    for name, value in accumulator.figures().items():
+        _, predictor, label, metric = name.split("/")
+        kind = metric.partition("@")[0]
+        if kind in ("zero_truth", "low_variance"):
+            if predictor == "model" and label == ALL_FIELDS:
+                counts[metric] = int(value)
+            continue
+        figure = int(value) if kind == "non_finite" else value
+        of = table if label == ALL_FIELDS else table["fields"].setdefault(label, {})
+        of.setdefault(predictor, {})[metric] = figure
+    return table, counts
+
+
+def _efficiency(tally: _Tally, horizon: int, device: torch.device) -> dict[str, Any]:
+    """Wall-clock of the rollouts of the largest batch (the median of them), and the peak memory where it is known."""
+    batch = max(size for size, _ in tally.rollout_s)
+    rollout_s = float(np.median([seconds for size, seconds in tally.rollout_s if size == batch]))
+    figures: dict[str, Any] = {
+        "batch": batch,
+        "steps": horizon,
+        "wall_clock_s": rollout_s,
+        "seconds_per_step": rollout_s / horizon,
+        "device": device.type,
+    }
+    if tally.peak_memory_bytes is not None:
+        figures["peak_memory_mib"] = tally.peak_memory_bytes / 2**20
+    return figures
+
+
+def _finite_or_inf(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.inf)
+
+
+def _growth(curves: Sequence[np.ndarray]) -> dict[str, list[float]]:
+    """Per step, the mean and the quantiles of nRMSE over trajectories (a diverged one counts as infinite)."""
+    values = _finite_or_inf(np.stack(curves))
+    quantiles = np.quantile(values, QUANTILES, axis=0, method="nearest")
+    found = {f"q{round(100 * q)}": row.tolist() for q, row in zip(QUANTILES, quantiles, strict=True)}
+    return {"mean": values.mean(axis=0).tolist()} | found

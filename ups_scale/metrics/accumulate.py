@@ -1,0 +1,146 @@
+"""Figures over many batches and ranks: sums and counts in float64, never means of batches.
+
+Names are `<family>/<predictor>/<field>/<metric>@<step>`, with `all` for the mean over fields; e.g.
+`burgers_1d/model/all/nrmse@4`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ups_scale.metrics import accuracy
+from ups_scale.metrics.physics import conservation_gap
+from ups_scale.physics.families import FamilySpec
+from ups_scale.physics.invariants import conserved
+
+ALL_FIELDS = "all"
+COUNTED = ("non_finite", "zero_truth", "low_variance")
+"""Metrics whose figure is the sum (a count), not the mean."""
+
+
+class Accumulator:
+    """Sums and counts by name, in order of first addition, on the device of what is added (no host sync to add)."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, Tensor] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._pairs)
+
+    def add(self, name: str, values: Tensor, where: Tensor | None = None) -> None:
+        """Adds the sum of `values` (any shape), and how many they are, under `name`; with `where`, only those."""
+        values = values.detach().double()
+        if where is None:
+            count = values.new_full((), values.numel())
+        else:
+            values, count = torch.where(where, values, 0.0), where.sum().double()
+        pair = torch.stack([values.sum(), count])
+        self._pairs[name] = self._pairs[name] + pair if name in self._pairs else pair
+
+    def merge(self, other: Accumulator) -> None:
+        """Adds what `other` holds, name by name."""
+        for name, pair in other._pairs.items():
+            self._pairs[name] = self._pairs[name] + pair.to(self._pairs[name].device) if name in self._pairs else pair
+
+    def flat(self) -> Tensor:
+        """All sums and counts, (2 * names,) float64. Summed over ranks and given to `load_flat`, it is their merge.
+
+        Every rank must have added the same names in the same order.
+        """
+        return torch.cat(list(self._pairs.values())) if self._pairs else torch.zeros(0, dtype=torch.float64)
+
+    def load_flat(self, flat: Tensor) -> None:
+        """Replaces all sums and counts by those of `flat`, as `flat()` lays them out."""
+        if flat.numel() != 2 * len(self._pairs):
+            raise ValueError(
+                f"flat holds {flat.numel()} numbers, expected {2 * len(self._pairs)} (a sum and a count for each of "
+                f"{len(self._pairs)} names); did every rank add the same names?"
+            )
+        self._pairs = dict(zip(self._pairs, flat.double().reshape(-1, 2).unbind(), strict=True))
+
+    def figures(self) -> dict[str, float]:
+        """Name -> mean (the sum for `COUNTED` metrics, the root of the mean for `rmse`); NaN without any value."""
+        figures = {}
+        for name, (total, count) in zip(self._pairs, self.flat().reshape(-1, 2).tolist(), strict=True):
+            metric = name.rpartition("/")[2].partition("@")[0]
+            mean = total / count if count else math.nan
+            figures[name] = total if metric in COUNTED else math.sqrt(mean) if metric == "rmse" else mean
+        return figures
+
+
+def rollout_errors(
+    pred_bhcx: Tensor,
+    truth_bhcx: Tensor,
+    last_bcx: Tensor,
+    spec: FamilySpec,
+    accumulator: Accumulator,
+    horizons: Sequence[int],
+) -> None:
+    """Adds the model's and persistence's figures at the steps `horizons` (1 is the first after the last given frame).
+
+    `pred_bhcx` and `truth_bhcx` are (B, H, C, *X) with H >= max(horizons), `last_bcx` the last given frame
+    (B, C, *X); all in physical units.
+    """
+    persistence_bhcx = last_bcx[:, None].expand_as(truth_bhcx)
+    for predictor, predicted in (("model", pred_bhcx), ("persistence", persistence_bhcx)):
+        predictor_errors(predictor, predicted, truth_bhcx, last_bcx, spec, accumulator, horizons)
+
+
+def predictor_errors(
+    predictor: str,
+    pred_bhcx: Tensor,
+    truth_bhcx: Tensor,
+    last_bcx: Tensor,
+    spec: FamilySpec,
+    accumulator: Accumulator,
+    horizons: Sequence[int],
+) -> None:
+    """Adds one predictor's figures at the steps `horizons`; arguments as for `rollout_errors`."""
+    if pred_bhcx.shape != truth_bhcx.shape or pred_bhcx.shape[1] < max(horizons):
+        raise ValueError(
+            f"predictions {tuple(pred_bhcx.shape)} and truth {tuple(truth_bhcx.shape)} (trajectories, steps, fields, "
+            f"*space) must have the same shape and at least {max(horizons)} steps, the longest horizon"
+        )
+    last = max(horizons)
+    nrmse_bhc = accuracy.nrmse(pred_bhcx, truth_bhcx)
+    defined_bhc = ~accuracy.truth_is_zero(truth_bhcx)
+    rel_l2_bh = accuracy.rel_l2(pred_bhcx, truth_bhcx)
+    prefix = f"{spec.name}/{predictor}"
+
+    fields = {name: slice(c, c + 1) for c, name in enumerate(spec.fields)}
+    for label, c in ({ALL_FIELDS: slice(None)} | fields).items():
+        accumulator.add(f"{prefix}/{label}/nrmse_mean@1-{last}", nrmse_bhc[:, :last, c], where=defined_bhc[:, :last, c])
+    for k in horizons:
+        step = slice(k - 1, k)
+        pred, truth = pred_bhcx[:, step], truth_bhcx[:, step]
+        vrmse, low_variance = accuracy.vrmse(pred, truth)
+        in_units = {
+            "rmse": accuracy.squared_error(pred, truth),
+            "mae": accuracy.mae(pred, truth),
+            "max_error": accuracy.max_error(pred, truth),
+        }
+        gaps = {
+            "conservation_gap" if name == "integral" else f"conservation_gap_{name}": conservation_gap(
+                pred, last_bcx, name, spec
+            )
+            for name in conserved(spec)
+        }
+        non_finite = ~pred.isfinite().flatten(3).all(-1)
+        for label, c in ({ALL_FIELDS: slice(None)} | fields).items():
+            at = f"{prefix}/{label}"
+            accumulator.add(f"{at}/nrmse@{k}", nrmse_bhc[:, step, c], where=defined_bhc[:, step, c])
+            accumulator.add(f"{at}/vrmse@{k}", vrmse[:, :, c])
+            if label != ALL_FIELDS or len(set(spec.units)) == 1:
+                for metric, values in in_units.items():
+                    accumulator.add(f"{at}/{metric}@{k}", values[:, :, c])
+            for metric, values in gaps.items():
+                accumulator.add(f"{at}/{metric}@{k}", values[:, :, c])
+            accumulator.add(f"{at}/non_finite@{k}", non_finite[:, :, c].any(-1))
+            accumulator.add(f"{at}/zero_truth@{k}", ~defined_bhc[:, step, c])
+            accumulator.add(f"{at}/low_variance@{k}", low_variance[:, :, c])
+        accumulator.add(f"{prefix}/{ALL_FIELDS}/rel_l2@{k}", rel_l2_bh[:, k - 1])

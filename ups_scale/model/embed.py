@@ -1,0 +1,134 @@
+"""Embeddings of scalars and of the conditions of a simulation into one vector per sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ups_scale.physics.families import BOUNDARY_KINDS, FamilySpec
+
+# Dimensions: b sample, p parameter, c field, s scalar of a group, f feature, d width.
+
+MAX_AXES = 3
+NUM_FREQUENCIES = 4
+
+
+class Linear32(nn.Linear):
+    """A linear map computed in float32 whatever the weights' type: for the ends of the network, where bf16 costs
+    accuracy and float32 costs little."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(x.float(), self.weight.float(), bias)
+
+
+class ScalarEmbedding(nn.Module):
+    """Sum of the embeddings of named positive or signed scalars, by magnitude: log10, its learned Fourier features, sign.
+
+    Each name has its own weights, and a learned null for where the value is missing (NaN).
+    """
+
+    def __init__(self, num_names: int, width: int) -> None:
+        super().__init__()
+        num_features = 2 + 2 * NUM_FREQUENCIES
+        self.frequency = nn.Parameter((math.pi * 2.0 ** torch.arange(NUM_FREQUENCIES)).repeat(num_names, 1))
+        self.weight = nn.Parameter(torch.randn(num_names, num_features, width) / math.sqrt(num_features))
+        self.null = nn.Parameter(torch.zeros(num_names, width))
+
+    def forward(self, value_bs: Tensor, names: Tensor, keep_b1: Tensor | None) -> Tensor:
+        """(B, width) float32 from values (B, S) of the S names whose numbers are `names`; where `keep_b1` (B, 1) is
+        False, the null instead."""
+        present = torch.isfinite(value_bs)
+        if keep_b1 is not None:
+            present = present & keep_b1
+        value = torch.where(present, value_bs, torch.ones_like(value_bs)).float()
+        magnitude = torch.log10(value.abs() + 1e-12)
+        angle = magnitude[..., None] * self.frequency[names].float()
+        features = torch.cat([magnitude[..., None], value.sign()[..., None], angle.sin(), angle.cos()], dim=-1)
+        embedded = torch.einsum("bsf,sfd->bsd", features, self.weight[names].float())
+        return torch.where(present[..., None], embedded, self.null[names].float()).sum(dim=1)
+
+
+class Conditioner(nn.Module):
+    """One vector per sample from what is known of its simulation: family, parameters, dt, boundary kinds, extents of
+    the domain, and the scale of its fields (most families are not scale-invariant, and the fields come normalised).
+
+    Args:
+        specs: the families, in a fixed order.
+        width: size of the vector.
+        use: for each condition (family, parameters, dt, boundary, extents, scale) whether it is given at all.
+        dropout: in training, probability per sample that a condition is replaced by its learned null.
+    """
+
+    def __init__(self, specs: Sequence[FamilySpec], width: int, use: Mapping[str, bool], dropout: float) -> None:
+        super().__init__()
+        self.use, self.dropout = dict(use), dropout
+        families = [spec.name for spec in specs]
+        parameters = sorted({name for spec in specs for name in spec.parameters})
+        fields = sorted({name for spec in specs for name in spec.fields})
+        self._family_id = {name: number + 1 for number, name in enumerate(families)}  # 0 is the null
+        self._parameter_ids = {spec.name: [parameters.index(name) for name in spec.parameters] for spec in specs}
+        self._field_ids = {spec.name: [fields.index(name) for name in spec.fields] for spec in specs}
+        self.family = nn.Embedding(len(families) + 1, width)
+        self.parameter_values = ScalarEmbedding(max(len(parameters), 1), width)
+        self.dt = ScalarEmbedding(1, width)
+        self.boundary = nn.Embedding(MAX_AXES * 2 * len(BOUNDARY_KINDS) + 1, width)  # the last is the null
+        self.extents = ScalarEmbedding(MAX_AXES, width)
+        self.scale = ScalarEmbedding(len(fields), width)
+        for table in (self.family, self.boundary):
+            nn.init.normal_(table.weight, std=0.5)
+        self.hidden = Linear32(width, width)
+        self.out = Linear32(width, width)
+
+    def forward(self, spec: FamilySpec, parameters_bp: Tensor, dt_b: Tensor, rms_bc: Tensor) -> Tensor:
+        """(B, width) float32.
+
+        Args:
+            spec: the family, one of those given at construction (by name).
+            parameters_bp: (B, P), NaN where not stated.
+            dt_b: (B,) s.
+            rms_bc: (B, C) root mean square of each field over the context frames.
+        """
+        device, batch = dt_b.device, len(dt_b)
+
+        def numbers(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, device=device, dtype=torch.long)
+
+        family = numbers([self._family_id[spec.name]]).expand(batch)
+        keep = self._keep(batch, "family", device)
+        c_bd = self.family(family if keep is None else torch.where(keep[:, 0], family, 0)).float()
+
+        parameter_ids = self._parameter_ids[spec.name]
+        if parameter_ids:
+            keep = self._keep(batch, "parameters", device)
+            c_bd = c_bd + self.parameter_values(parameters_bp, numbers(parameter_ids), keep)
+        c_bd = c_bd + self.dt(dt_b[:, None], numbers([0]), self._keep(batch, "dt", device))
+
+        kinds = [
+            (axis * 2 + side) * len(BOUNDARY_KINDS) + BOUNDARY_KINDS.index(kind)
+            for axis, sides in enumerate(spec.boundaries)
+            for side, kind in enumerate(sides)
+        ]
+        kinds_bs = numbers(kinds).expand(batch, -1)
+        keep = self._keep(batch, "boundary", device)
+        null = self.boundary.num_embeddings - 1
+        c_bd = c_bd + self.boundary(kinds_bs if keep is None else torch.where(keep, kinds_bs, null)).float().mean(dim=1)
+
+        lengths = torch.tensor([high - low for low, high in spec.extents], device=device).expand(batch, -1)
+        axes = numbers(range(len(spec.extents)))
+        c_bd = c_bd + self.extents(lengths, axes, self._keep(batch, "extents", device))
+        fields = numbers(self._field_ids[spec.name])
+        c_bd = c_bd + self.scale(rms_bc, fields, self._keep(batch, "scale", device))
+        return self.out(F.silu(self.hidden(c_bd)))
+
+    def _keep(self, batch: int, condition: str, device: torch.device) -> Tensor | None:
+        """(B, 1) bool: for which samples the condition is shown; None means all."""
+        if not self.use[condition]:
+            return torch.zeros(batch, 1, dtype=torch.bool, device=device)
+        if self.training and self.dropout > 0:
+            return torch.rand(batch, 1, device=device) >= self.dropout
+        return None

@@ -1,0 +1,172 @@
+"""What a recipe must obey across its keys, and the arithmetic of tokens that follows from it.
+
+The token arithmetic: one microstep of one rank has room for `micro_batch` windows of `latent_tokens` tokens at the
+longest horizon; an optimizer step is `accumulation` such microsteps on every rank, a multiple of `draws_per_step`, and
+has room for at least `batch_tokens`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from ups_scale.errors import RecipeError
+from ups_scale.recipe.types import Recipe
+from ups_scale.recipe.validate import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`broken(*values of keys)` says what is wrong, or None; the problem is reported at the first key."""
+
+    keys: tuple[str, ...]
+    broken: Callable[..., str | None]
+
+
+def check(resolved: Mapping[str, Any], invalid: Collection[str] = ()) -> list[Problem]:
+    """All broken rules of a filled-in recipe; rules that need one of the `invalid` keys (or sections) are left out."""
+    problems = []
+    for rule in RULES:
+        if any(key in invalid or key.partition(".")[0] in invalid for key in rule.keys):
+            continue
+        text = rule.broken(*(resolved[section][name] for section, name in (key.split(".") for key in rule.keys)))
+        if text:
+            problems.append(Problem(rule.keys[0], text))
+    return problems
+
+
+def micro_tokens(recipe: Recipe) -> int:
+    """Token budget of one microstep on one rank: windows x latent tokens x the longest horizon."""
+    return recipe.engine.micro_batch * recipe.model.latent_tokens * max(recipe.curriculum.horizons)
+
+
+def accumulation(recipe: Recipe, world_size: int) -> int:
+    """Microsteps per optimizer step on each of `world_size` ranks.
+
+    Raises `RecipeError`, with the arithmetic, if the recipe states an accumulation that does not reach
+    `data.batch_tokens` or is no multiple of `data.draws_per_step`.
+    """
+    draws, tokens, budget = recipe.data.draws_per_step, recipe.data.batch_tokens, micro_tokens(recipe)
+    derived = draws * math.ceil(tokens / (draws * world_size * budget))
+    stated = recipe.engine.accumulation
+    if stated is None:
+        return derived
+    problems = [_accumulation_in_draws(stated, draws)] if stated % draws else []
+    if stated * world_size * budget < tokens:
+        problems.append(
+            f"found {stated}, which gives {stated} microsteps x {world_size} ranks x {budget} tokens per microstep "
+            f"(engine.micro_batch {recipe.engine.micro_batch} x model.latent_tokens {recipe.model.latent_tokens} x "
+            f"longest horizon {max(recipe.curriculum.horizons)}) = {stated * world_size * budget} tokens per step, "
+            f"less than data.batch_tokens {tokens}; use {derived}, or null to derive it"
+        )
+    if problems:
+        raise RecipeError("\n".join(f"engine.accumulation: {text}" for text in problems))
+    return stated
+
+
+def check_data(recipe: Recipe, num_frames: Mapping[str, int]) -> None:
+    """Raises `RecipeError` listing every family whose trajectories (`num_frames[family]` frames) are too short.
+
+    A window is `model.context_frames` plus the longest of `curriculum.horizons` (and of `evaluate.horizons`, if the
+    recipe validates during training).
+    """
+    longest = {"curriculum.horizons": max(recipe.curriculum.horizons)}
+    if recipe.evaluate.every_steps:
+        longest["evaluate.horizons"] = max(recipe.evaluate.horizons)
+    context = recipe.model.context_frames
+    problems = [
+        f"{key}: a window of {context} context + {horizon} predicted frames = {context + horizon} does not fit "
+        f'family "{family}", which has {frames} frames per trajectory; the longest horizon that fits is '
+        f"{max(frames - context, 0)}"
+        for key, horizon in longest.items()
+        for family, frames in sorted(num_frames.items())
+        if context + horizon > frames
+    ]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"recipe {recipe.run.name} on {recipe.data.manifest}: {count}", *(f"  {line}" for line in problems)]
+        raise RecipeError("\n".join(lines))
+
+
+def _heads_divide_width(num_heads: int, model_dim: int) -> str | None:
+    if model_dim % num_heads == 0:
+        return None
+    divisors = [n for n in range(1, min(model_dim // 4, 128) + 1) if model_dim % n == 0 and model_dim // n % 4 == 0]
+    near = f"; nearest that fits: {min(divisors, key=lambda n: abs(n - num_heads))}" if divisors else ""
+    return f"found {num_heads}, which does not divide model.model_dim {model_dim}{near}"
+
+
+def _heads_rotate(model_dim: int, num_heads: int) -> str | None:
+    if model_dim % num_heads or model_dim // num_heads % 4 == 0:
+        return None
+    return (
+        f"found {model_dim}, which with model.num_heads {num_heads} gives heads of width {model_dim // num_heads}; "
+        "the width of a head must be a multiple of 4 (rotary pairs on two axes)"
+    )
+
+
+def _increasing(values: Sequence[int]) -> str | None:
+    if all(a < b for a, b in itertools.pairwise(values)):
+        return None
+    return f"found {list(values)}; must be strictly increasing, such as {sorted(set(values))}"
+
+
+def _bf16_needs_sharding(stage: int, precision: str) -> str | None:
+    if stage or precision != "bf16":
+        return None
+    return (
+        'found 0 with engine.precision "bf16": DeepSpeed\'s bf16 optimizer at stage 0 takes a step at initialisation; '
+        'use engine.zero_stage 1, or engine.precision "fp32"'
+    )
+
+
+def _accumulation_in_draws(stated: int | None, draws: int) -> str | None:
+    if stated is None or stated % draws == 0:
+        return None
+    return (
+        f"found {stated}, which is no multiple of data.draws_per_step {draws}; "
+        f"use {draws * math.ceil(stated / draws)}, or null to derive it"
+    )
+
+
+def _batch_holds_draws(batch_tokens: int, draws: int, latent_tokens: int, horizons: Sequence[int]) -> str | None:
+    least = draws * latent_tokens * max(horizons)
+    if batch_tokens >= least:
+        return None
+    return (
+        f"found {batch_tokens}; at least {least} is needed for one window per draw: data.draws_per_step {draws} x "
+        f"model.latent_tokens {latent_tokens} x longest horizon {max(horizons)}"
+    )
+
+
+def _kept_are_published(keep_every: int, every_steps: int) -> str | None:
+    if keep_every == 0 or keep_every >= every_steps:
+        return None
+    return f"found {keep_every}, less than checkpoint.every_steps {every_steps}; use 0 or at least {every_steps}"
+
+
+def _wsd_fits(warmup_ratio: float, decay_ratio: float, name: str) -> str | None:
+    if name != "wsd" or warmup_ratio + decay_ratio <= 1:
+        return None
+    return (
+        f"found {warmup_ratio}, which with schedule.decay_ratio {decay_ratio} exceeds the whole run; "
+        "their sum must be at most 1"
+    )
+
+
+RULES = (
+    Rule(
+        ("data.batch_tokens", "data.draws_per_step", "model.latent_tokens", "curriculum.horizons"), _batch_holds_draws
+    ),
+    Rule(("model.num_heads", "model.model_dim"), _heads_divide_width),
+    Rule(("model.model_dim", "model.num_heads"), _heads_rotate),
+    Rule(("schedule.warmup_ratio", "schedule.decay_ratio", "schedule.name"), _wsd_fits),
+    Rule(("curriculum.horizons",), _increasing),
+    Rule(("engine.zero_stage", "engine.precision"), _bf16_needs_sharding),
+    Rule(("engine.accumulation", "data.draws_per_step"), _accumulation_in_draws),
+    Rule(("checkpoint.keep_every", "checkpoint.every_steps"), _kept_are_published),
+    Rule(("evaluate.horizons",), _increasing),
+)

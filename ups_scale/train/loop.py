@@ -1,0 +1,298 @@
+"""A pretraining run, top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ups_scale import distributed
+from ups_scale.atomic import write_json
+from ups_scale.checkpoint.publish import publish, retain
+from ups_scale.checkpoint.resume import find_checkpoint, newest_whole, read_state
+from ups_scale.data.loader import MicroBatch, stream
+from ups_scale.data.manifest import Manifest, load_manifest
+from ups_scale.data.plan import FamilyStream, Plan, PlanState, mix
+from ups_scale.data.reader import ShardReader
+from ups_scale.distributed import Ranks
+from ups_scale.engine.setup import Engine
+from ups_scale.errors import CheckpointError, DivergenceError, RecipeError
+from ups_scale.model.build import build_model
+from ups_scale.model.simulator import Simulator
+from ups_scale.objective.curriculum import horizon_at
+from ups_scale.objective.forward import add_noise, nrmse_loss
+from ups_scale.observe.pictures import comparison
+from ups_scale.observe.sinks import Sinks
+from ups_scale.recipe import rules
+from ups_scale.recipe.types import Recipe
+from ups_scale.train import run
+from ups_scale.train.records import StepRecords
+from ups_scale.train.validation import validate
+
+
+def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
+    """Trains a recipe to its last step, from its newest whole checkpoint if `resume` is "auto"; returns the run folder.
+
+    Every rank calls it, with the same arguments. `resume` may also be "none" (start anew; refused if the run has
+    checkpoints) or the path of a checkpoint or run folder to start from.
+
+    Raises:
+        RecipeError: the recipe does not fit this machine or the data.
+        DataError: the data is missing or damaged.
+        CheckpointError: the run folder is in use, or the checkpoint does not fit.
+        DivergenceError: the loss is no longer finite.
+    """
+    require_hardware(recipe)
+    manifest = load_manifest(recipe.data.manifest)
+    rules.check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
+    ranks = distributed.setup()
+    folder = run.run_folder(run_root, recipe, manifest.digest)
+    lock = open_run(folder, recipe, ranks)
+    try:
+        return _pretrain(recipe, manifest, ranks, folder, resume)
+    finally:
+        if lock is not None:
+            lock.close()
+        distributed.shutdown()
+
+
+def _pretrain(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resume: str) -> Path:
+    accumulation = rules.accumulation(recipe, ranks.world_size)
+    checkpoints = folder / "checkpoints"
+    source = choose_checkpoint(checkpoints, resume, ranks)
+    first_step = read_state(source)["step"] if source else 0
+    if first_step >= recipe.schedule.steps:
+        if ranks.is_main:
+            print(f"{folder}: already trained to step {first_step} of {recipe.schedule.steps}; nothing to do")
+        return folder
+
+    torch.manual_seed(recipe.run.seed)
+    model = build_model(recipe, manifest.specs.values()).to(ranks.device)
+    engine = Engine(recipe, model, ranks, accumulation)
+    readers = {name: ShardReader(manifest, name, "train") for name in manifest.families}
+    valid = {name: ShardReader(manifest, name, "valid") for name in manifest.families} if recipe.evaluate.every_steps else {}
+    plan = build_plan(recipe, model, readers)
+    state = plan.start()
+    if source:
+        state = restore(source, engine, recipe, ranks, plan)
+        say(ranks, f"resumed from {source} at step {state.step}")
+
+    sinks = Sinks(folder, state.step, recipe.schedule.steps) if ranks.is_main else None
+    records = StepRecords(recipe, model, manifest, ranks)
+    micro_batches = stream(
+        plan,
+        readers,
+        state,
+        stop_step=recipe.schedule.steps,
+        horizon_at=lambda step: horizon_at(step, recipe.curriculum.horizons, recipe.curriculum.grow_every_steps),
+        context_frames=recipe.model.context_frames,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        parts=accumulation // recipe.data.draws_per_step,
+        threads=recipe.data.reader_threads,
+        prefetch=recipe.data.prefetch,
+    )
+    engine.train(True)
+    try:
+        for step in range(state.step, recipe.schedule.steps):
+            done = step + 1
+            log_now = done % recipe.logging.every_steps == 0 or done == recipe.schedule.steps
+            for microstep in range(accumulation):
+                micro = next_timed(micro_batches, records)
+                loss = microstep_loss(engine, recipe, micro, ranks)
+                engine.backward(loss)
+                records.add(micro, loss)
+                if microstep < accumulation - 1:
+                    engine.micro_step()
+            lr, grad_norm = engine.step(step, want_norm=log_now)
+            state = micro.state
+
+            if log_now:
+                record = records.collect(done, lr, grad_norm)
+                if sinks:
+                    sinks.training(record)
+                if not record["finite"]:
+                    raise DivergenceError(
+                        f"step {done}: the loss or the gradient is not finite; lower optimizer.lr or raise "
+                        f"schedule.warmup_ratio, and resume from {checkpoints} (`--resume auto`)"
+                    )
+            if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
+                report_validation(engine, recipe, valid, ranks, sinks, done)
+            if due(done, recipe.checkpoint.every_steps, recipe.schedule.steps):
+                save(checkpoints, done, state, engine, recipe, ranks)
+    finally:
+        micro_batches.close()
+        if sinks:
+            sinks.close()
+    say(ranks, f"trained to step {recipe.schedule.steps}: {folder}")
+    return folder
+
+
+def require_hardware(recipe: Recipe) -> None:
+    """Raises a `RecipeError` that says what the recipe needs, if this machine does not have it."""
+    engine = recipe.engine
+    if engine.accelerator != "gpu":
+        return
+    needed = f"recipe {recipe.run.name} needs {engine.min_gpus or 1} GPU(s) of {engine.gpu_memory_gib:g} GiB"
+    remedy = (
+        "run it on such a machine (`deepspeed launch/pretrain.py --recipe ...`), look at `tools/plan.py --recipe ...` "
+        "for what it would take, or override with --set engine.accelerator=any"
+    )
+    if not torch.cuda.is_available():
+        raise RecipeError(f"{needed}, this machine has none: {remedy}")
+    _, world_size, _ = distributed.from_environment()
+    if world_size < engine.min_gpus:
+        raise RecipeError(f"{needed}, this run has {world_size} rank(s): {remedy}")
+    found = torch.cuda.get_device_properties(0).total_memory / 2**30
+    # A card sold as 80 GB reports a little less than 80 GiB: 5 % and the decimal prefix are let pass.
+    if found < engine.gpu_memory_gib * 0.9:
+        raise RecipeError(f"{needed}, this GPU has {found:.0f} GiB: {remedy}")
+
+
+def open_run(folder: Path, recipe: Recipe, ranks: Ranks) -> Any:
+    """Locks the folder and records the recipe in it, on the main rank; every rank calls it. Returns the lock."""
+    held, error = None, None
+    if ranks.is_main:
+        try:
+            held = run.lock(folder)
+            for line in run.record(folder, recipe, ranks.world_size):
+                print(f"changed since this run began: {line}", flush=True)
+        except CheckpointError as caught:
+            error = caught
+    distributed.agree(ranks, error)
+    return held
+
+
+def choose_checkpoint(checkpoints: Path, resume: str, ranks: Ranks) -> Path | None:
+    """The checkpoint to start from, chosen by the main rank for all; every rank calls it."""
+    found, error = None, None
+    if ranks.is_main:
+        try:
+            if resume == "auto":
+                found = newest_whole(checkpoints, set_aside=True)
+            elif resume != "none":
+                found = find_checkpoint(resume)
+            elif any(checkpoints.glob("step-*")):
+                raise CheckpointError(
+                    f"{checkpoints} holds checkpoints and --resume none would write over them: use --resume auto, "
+                    "another --run-root or run.name, or delete the folder"
+                )
+        except CheckpointError as caught:
+            error = caught
+    distributed.agree(ranks, error)
+    return distributed.broadcast(ranks, found)
+
+
+def build_plan(recipe: Recipe, model: Simulator, readers: dict[str, ShardReader]) -> Plan:
+    """The order of training over the readers' families."""
+    streams = {
+        name: FamilyStream(reader.shard_sizes, reader.data.num_frames, model.num_tokens(name))
+        for name, reader in readers.items()
+    }
+    return Plan(
+        streams,
+        seed=recipe.run.seed,
+        exponent=recipe.data.sampling_temperature,
+        draws_per_step=recipe.data.draws_per_step,
+        batch_tokens=recipe.data.batch_tokens,
+        context_frames=recipe.model.context_frames,
+        shuffle_shards=recipe.data.shuffle_shards,
+    )
+
+
+def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ranks) -> torch.Tensor:
+    """The weighted objective of one micro-batch, a scalar.
+
+    Its randomness (noise, dropped conditions and paths) is a function of the seed and the place in the run, so a
+    resumed run draws what the uninterrupted one would have.
+    """
+    torch.manual_seed(mix(recipe.run.seed, 4, micro.step, micro.microstep, ranks.rank) >> 1)
+    batch = micro.batch.to(ranks.device)
+    context, truth = batch.u_btcx.split([recipe.model.context_frames, micro.horizon], dim=1)
+    noisy = add_noise(context, recipe.stabilization.noise)
+    detach = recipe.objective.unroll == "detached"
+    predicted = engine.forward(noisy, batch.family, batch.parameters_bp, batch.dt_b, micro.horizon, detach)
+    return recipe.objective.task_nrmse * micro.weight * nrmse_loss(predicted, truth)
+
+
+def next_timed(micro_batches: Iterator[MicroBatch], records: StepRecords) -> MicroBatch:
+    """The next micro-batch, with the time waited for it put on record."""
+    start = time.perf_counter()
+    micro = next(micro_batches)
+    records.waited(time.perf_counter() - start)
+    return micro
+
+
+def due(done: int, every: int, last: int) -> bool:
+    """Whether something that happens every `every` steps (0: never) and at the end happens after `done` steps."""
+    return bool(every) and (done % every == 0 or done == last)
+
+
+def report_validation(
+    engine: Engine, recipe: Recipe, readers: dict[str, ShardReader], ranks: Ranks, sinks: Sinks | None, done: int
+) -> None:
+    """Validates and puts figures and pictures into the sinks; every rank calls it."""
+    horizons = recipe.evaluate.horizons
+    result = validate(
+        engine,
+        readers,
+        ranks,
+        trajectories=recipe.evaluate.trajectories,
+        horizons=horizons,
+        context_frames=recipe.model.context_frames,
+    )
+    if sinks is None:
+        return
+    sinks.validation(done, result.figures)
+    for family in sorted(readers):
+        shown = "  ".join(
+            f"@{k} {result.figures[f'{family}/model/nrmse@{k}']:.3f} ({result.figures[f'{family}/persistence/nrmse@{k}']:.3f})"
+            for k in horizons
+        )
+        sinks.message(f"validation at step {done}: {family:<24} nrmse (persistence)  {shown}")
+    if due(done, recipe.logging.pictures_every_steps, recipe.schedule.steps):
+        for family, (predicted, truth) in result.rollouts.items():
+            for number, field in enumerate(readers[family].data.spec.fields):
+                sinks.picture(f"{family}/{field}", done, comparison(predicted[:, number], truth[:, number]))
+
+
+def save(checkpoints: Path, step: int, state: PlanState, engine: Engine, recipe: Recipe, ranks: Ranks) -> None:
+    """Publishes a checkpoint of the run and deletes those past retention; every rank calls it."""
+    with engine.averaged():
+        weights = engine.full_weights()
+
+    def write(folder: Path) -> None:
+        engine.save(folder)
+        if ranks.is_main:
+            engine.module.save_pretrained(folder / "model", weights)
+            write_json(folder / "recipe.json", recipe.as_dict())
+            shape = {"world_size": ranks.world_size, "zero_stage": recipe.engine.zero_stage}
+            write_json(folder / "state.json", {"step": step, "positions": dict(state.positions), **shape})
+
+    publish(checkpoints, step, ranks, write)
+    if ranks.is_main:
+        retain(checkpoints, recipe.checkpoint.keep_last, recipe.checkpoint.keep_every)
+
+
+def restore(source: Path, engine: Engine, recipe: Recipe, ranks: Ranks, plan: Plan) -> PlanState:
+    """Loads weights, optimizer and average, and returns where the stream was; every rank calls it."""
+    saved = read_state(source)
+    now = {"world_size": ranks.world_size, "zero_stage": recipe.engine.zero_stage}
+    differs = [f"{key} {saved[key]} (now {value})" for key, value in now.items() if saved[key] != value]
+    if differs:
+        raise CheckpointError(
+            f"{source} was written with {' and '.join(differs)}; resume with the same number of ranks and ZeRO stage"
+        )
+    if set(saved["positions"]) != set(plan.start().positions):
+        raise CheckpointError(f"{source} was trained on families {sorted(saved['positions'])}, the data has others")
+    engine.load(source)
+    return PlanState(saved["step"], saved["positions"])
+
+
+def say(ranks: Ranks, text: str) -> None:
+    """Prints on the main rank."""
+    if ranks.is_main:
+        print(text, flush=True)

@@ -1,0 +1,68 @@
+"""Validation during training: rollouts of the averaged model on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ups_scale.data.batch import FieldBatch
+from ups_scale.data.reader import ShardReader
+from ups_scale.distributed import Ranks, sum_over_ranks
+from ups_scale.engine.setup import Engine
+from ups_scale.metrics.accumulate import Accumulator, rollout_errors
+
+SHOWN_METRICS = ("nrmse", "non_finite")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Figures by name, and for every family the first trajectory's rollout and truth, (H, C, *grid), for pictures."""
+
+    figures: dict[str, float]
+    rollouts: dict[str, tuple[Tensor, Tensor]]
+
+
+def validate(
+    engine: Engine,
+    readers: Mapping[str, ShardReader],
+    ranks: Ranks,
+    *,
+    trajectories: int,
+    horizons: Sequence[int],
+    context_frames: int,
+) -> Validation:
+    """Rolls out the first `trajectories` of every family from their first frames; every rank calls it.
+
+    Every rank makes the same number of calls of the model (ZeRO-3 gathers weights in each): a rank without a trajectory
+    left computes one again and does not count it.
+    """
+    accumulator, rollouts = Accumulator(), {}
+    engine.train(False)
+    with torch.inference_mode(), engine.averaged():
+        for name, reader in sorted(readers.items()):
+            count = min(trajectories, reader.num_trajectories)
+            own = list(range(ranks.rank, count, ranks.world_size))
+            needed = own or [0]
+            batch = reader.read(needed, [0] * len(needed), context_frames + max(horizons)).to(ranks.device)
+            predicted = _rollout(engine, batch, context_frames, max(horizons))
+            truth = batch.u_btcx[:, context_frames:]
+            last = batch.u_btcx[:, context_frames - 1]
+            spec = reader.data.spec
+            kept = slice(0, len(own))
+            rollout_errors(predicted[kept], truth[kept], last[kept], spec, accumulator, horizons)
+            rollouts[name] = (predicted[0].cpu(), truth[0].cpu())
+    engine.train(True)
+    accumulator.load_flat(sum_over_ranks(accumulator.flat()))
+    figures = {}
+    for key, value in accumulator.figures().items():
+        family, predictor, field, metric = key.split("/")
+        if field == "all" and metric.partition("@")[0] in SHOWN_METRICS and not (predictor != "model" and "non" in metric):
+            figures[f"{family}/{predictor}/{metric}"] = value
+    return Validation(figures, rollouts)
+
+
+def _rollout(engine: Engine, batch: FieldBatch, context_frames: int, horizon: int) -> Tensor:
+    return engine.forward(batch.u_btcx[:, :context_frames], batch.family, batch.parameters_bp, batch.dt_b, horizon)
