@@ -4,7 +4,7 @@
 Example:
     tools/evaluate.py --checkpoint runs/demo-1a2b3c4d
     tools/evaluate.py --checkpoint runs/demo-1a2b3c4d/checkpoints/step-1000 --data data/other/manifest.json --out out
-    accelerate launch --num_processes 2 --cpu tools/evaluate.py --checkpoint runs/demo-1a2b3c4d
+    accelerate launch --multi_gpu --num_processes 8 tools/evaluate.py --checkpoint runs/demo-1a2b3c4d
 
 Exit code 0 also when gates fail: they are printed as FAILED, and stand in report.json under "gates".
 """

@@ -31,6 +31,11 @@ def mix(*words: int) -> int:
     return state
 
 
+def windows_per_draw(batch_tokens: int, draws_per_step: int, window_tokens: int) -> int:
+    """How many windows of `window_tokens` tokens fill one draw's share of the token budget; at least one."""
+    return max(1, batch_tokens // (draws_per_step * window_tokens))
+
+
 @dataclass(frozen=True)
 class FamilyStream:
     """What the plan needs to know of a family: trajectories per shard, frames per trajectory, tokens per frame."""
@@ -97,7 +102,7 @@ class Plan:
             share = mix(self._seed, 1, state.step, number) / 2**64
             name = self._names[min(int(np.searchsorted(self._cumulative, share, side="right")), len(self._names) - 1)]
             tokens = self._streams[name].tokens * horizon
-            windows = max(1, self._batch_tokens // (self._draws_per_step * tokens))
+            windows = windows_per_draw(self._batch_tokens, self._draws_per_step, tokens)
             draws.append(Draw(name, positions[name], windows, horizon))
             positions[name] += windows
         return draws, PlanState(state.step + 1, positions)

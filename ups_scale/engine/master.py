@@ -25,6 +25,11 @@ def publish_master(engine: Any) -> None:
     if stage == 3:
         for group in range(len(engine.optimizer.fp32_partitioned_groups_flat)):
             engine.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        # Small parameters stay gathered between steps: let go of the old values, then gather the new.
+        small = engine.optimizer.persistent_parameters
+        if small:
+            small[0].partition(small)
+            small[0].all_gather(small)
     elif stage > 0:
         engine.optimizer.update_lp_params()
 

@@ -25,7 +25,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 36px 28px 64px; }
 h1 { font-size: 25px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -.01em; }
 h2 { font-size: 20px; margin: 52px 0 4px; padding-top: 22px; border-top: 1px solid var(--line); }
 h3 { font-size: 15px; margin: 24px 0 8px; }
-p { margin: 0 0 10px; max-width: 78ch; }
+p { margin: 0 0 10px; max-width: 100ch; }
 .muted, figcaption { color: var(--muted); font-size: 13.5px; }
 code, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .92em; }
 .verdict { display: flex; flex-wrap: wrap; align-items: baseline; gap: 6px 18px; margin: 22px 0 8px; padding: 16px 20px;
@@ -42,16 +42,12 @@ th:first-child, td:first-child { text-align: left; }
 td.name { font-weight: 600; }
 td.model { font-weight: 600; color: var(--model); }
 tr.first td { border-top: 1px solid #cbd2d9; }
-tr.failed td.ratio, tr.failed table.grouped th, table.grouped td { padding: 5px 8px 5px 0; font-size: 13px; }
-table.grouped th { font-weight: 500; border-bottom-color: #cbd2d9; }
-table.grouped th.group { text-align: right; font-weight: 600; color: var(--ink); border-bottom: 0; padding-bottom: 0; }
-table.grouped td.persistence, table.grouped td.zero { color: var(--muted); }
-td.gate { color: var(--bad); font-weight: 600; }
+tr.failed td.ratio, tr.failed td.gate { color: var(--bad); font-weight: 600; }
+td.gate { color: var(--good); }
 table.grouped th, table.grouped td { padding: 5px 8px 5px 0; font-size: 13px; }
 table.grouped th { font-weight: 500; border-bottom-color: #cbd2d9; }
-table.grouped th.group { text-align: right; font-weight: 600; color: var(--ink); border-bottom: 0; padding-bottom: 0; }
+table.grouped tr:first-child th { border-bottom: 0; padding-bottom: 0; font-weight: 600; color: var(--ink); }
 table.grouped td.persistence, table.grouped td.zero { color: var(--muted); }
-td.gate { color: var(--good); }
 td.bar { width: 190px; padding-left: 4px; }
 .track { position: relative; height: 8px; border-radius: 4px; background: #edf0f3; overflow: hidden; }
 .fill { position: absolute; inset: 0 auto 0 0; border-radius: 4px; background: var(--model); }
@@ -136,6 +132,10 @@ def _diverged(report: Mapping[str, Any]) -> str:
     )
 
 
+def _lost(report: Mapping[str, Any], family: str) -> bool:
+    return bool(report["families"][family]["model"][f"non_finite@{max(report['horizons'])}"])
+
+
 def _overview(report: Mapping[str, Any]) -> str:
     header = ("family", "step", *(f"{predictor}" for predictor in PREDICTORS), "model / bar", "", "gate")
     lines, before = [], None
@@ -190,7 +190,11 @@ def _family(
     spectrum = pictures.spectrum(spectra, spec, max(horizons))
     parts.append(
         '<div class="pair">'
-        + _image(growth, "Error growth: mean over trajectories; the band goes from their 10 % to their 90 % quantile.")
+        + _image(
+            growth,
+            "Error growth: mean over trajectories; the band goes from their 10 % to their 90 % quantile."
+            + (" The mean ends where a rollout is no longer finite." if _lost(report, name) else ""),
+        )
         + _image(spectrum, "Power spectrum: mean over trajectories, truth and model.")
         + "</div>"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -37,7 +38,7 @@ STYLE = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
 }
-DPI = 150
+DPI = 132
 NUM_COLUMNS = 5
 
 
@@ -72,7 +73,13 @@ def spectrum(spectra: Mapping[str, np.ndarray], spec: FamilySpec, horizon: int) 
             truth, model = (_positive(spectra[name][c]) for name in ("truth", "model"))
             k = np.arange(len(truth))
             axes.plot(k[1:], truth[1:], color=TRUTH, label="truth")
-            axes.plot(k[1:], model[1:], color=MODEL, linestyle=(0, (4, 2)), label="model")
+            axes.plot(
+                k[1:],
+                model[1:],
+                color=MODEL,
+                linestyle=(0, (4, 2)),
+                label="model" if np.isfinite(model).any() else "model: not finite",
+            )
             axes.set_yscale("log")
             axes.set_xscale("log")
             floor = np.nanmax(truth) * 1e-10 if np.isfinite(truth).any() else None
@@ -123,14 +130,14 @@ def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilyS
                 **shades,
             )
         )
-        axes.set_title(title)
+        axes.set_title(f"{title}, {_label(c, spec)}")
         axes.set_xlabel("x")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         _tidy(axes)
     panels[0].set_ylabel("step")
     for axes in panels[1:3]:
         axes.set_yticklabels([])
-    _colorbar(figure, images[0], list(panels[:2]), _label(c, spec))
+    _colorbar(figure, images[0], list(panels[:2]), "")
     _colorbar(figure, images[2], panels[2], "")
     x = low + (np.arange(truth_hx.shape[1]) + 0.5) * (high - low) / truth_hx.shape[1]
     panels[3].plot(x, truth_hx[-1], color=TRUTH, label="truth")
@@ -155,7 +162,7 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
     panels = figure.subplots(3, len(steps), squeeze=False)
     rows = (("truth", truth_hx, scale), ("prediction", pred_hx, scale), ("error", pred_hx - truth_hx, error))
     images = []
-    for row, (title, values, shades) in zip(panels, rows, strict=True):
+    for place, (row, (title, values, shades)) in enumerate(zip(panels, rows, strict=True)):
         for axes, frame, step in zip(row, values, steps, strict=True):
             image = axes.imshow(
                 np.ma.masked_invalid(frame).T,
@@ -167,9 +174,9 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
             )
             axes.set_xticks([])
             axes.set_yticks([])
-            if row is panels[0]:
+            if place == 0:
                 axes.set_title(f"step {step}")
-        row[0].set_ylabel(title)
+        row[0].set_ylabel(title, fontsize=9.5)
         images.append(image)
     _colorbar(figure, images[0], [axes for row in panels[:2] for axes in row], _label(c, spec))
     _colorbar(figure, images[2], list(panels[2]), "error")
@@ -180,7 +187,7 @@ def _columns(horizons: Sequence[int], num_steps: int) -> list[int]:
     """The steps to show: the horizons, then the middle of the widest gap until there are `NUM_COLUMNS`."""
     steps = sorted({k for k in horizons if k <= num_steps})[-NUM_COLUMNS:]
     while len(steps) < NUM_COLUMNS:
-        gap, low = max((b - a, a) for a, b in zip([0, *steps[:-1]], steps, strict=True))
+        gap, low = max(((b - a, a) for a, b in pairwise([0, *steps])), key=lambda pair: (pair[0], -pair[1]))
         if gap < 2:
             break
         steps = sorted([*steps, low + gap // 2])

@@ -98,7 +98,10 @@ def number(value: float | None) -> str:
     """A figure to three digits; `-` where there is none."""
     if value is None:
         return "-"
-    return f"{value:.3g}" if value and not 1e-4 <= abs(value) < 1e5 else f"{value:.{_decimals(value)}f}"
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
+        rounded = float(f"{value:.2e}")
+        return f"{value:.{_decimals(rounded)}f}"
+    return f"{value:.3g}"
 
 
 def gate_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ups_scale.model.blocks import modulate, zero_init
 from ups_scale.model.embed import Linear32
-from ups_scale.model.encoder import fields_by_patch, from_patches, patch_key
+from ups_scale.model.encoder import fields_by_patch, from_patches, idle_share, patch_key
 from ups_scale.model.lattice import patch_shape
 from ups_scale.physics.families import FamilySpec
 
@@ -22,12 +22,17 @@ class FieldHead(nn.Module):
 
     def __init__(self, num_fields: int, width: int, num_values: int) -> None:
         super().__init__()
+        self._width = width
         self.weight = nn.Parameter(torch.zeros(num_fields, width, num_values))
         self.bias = nn.Parameter(torch.zeros(num_fields, num_values))
 
     def forward(self, z_bld: Tensor, fields: Sequence[int]) -> Tensor:
         """(B, L, C, V) float32, `fields` being the numbers of the C fields."""
         return torch.einsum("bld,cdv->blcv", z_bld.float(), self.weight[fields].float()) + self.bias[fields].float()
+
+    def probe(self) -> Tensor:
+        """A scalar that depends on the weights, through `forward` (where ZeRO-3 gathers them)."""
+        return self(torch.zeros(1, 1, self._width, device=self.weight.device), [0]).sum()
 
 
 class PatchDecoder(nn.Module):
@@ -53,4 +58,4 @@ class PatchDecoder(nn.Module):
         patch = self._patch[spec.name]
         shift, scale = self.modulation(condition_bd).chunk(2, dim=-1)
         patches = self.heads[patch_key(patch)](modulate(z_bld, shift, scale), self._fields[spec.name])
-        return from_patches(patches, patch, spec.grid)
+        return from_patches(patches + idle_share(self.heads, patch_key(patch)), patch, spec.grid)

@@ -102,10 +102,8 @@ class Conditioner(nn.Module):
         keep = self._keep(batch, "family", device)
         c_bd = self.family(family if keep is None else torch.where(keep[:, 0], family, 0)).float()
 
-        parameter_ids = self._parameter_ids[spec.name]
-        if parameter_ids:
-            keep = self._keep(batch, "parameters", device)
-            c_bd = c_bd + self.parameter_values(parameters_bp, numbers(parameter_ids), keep)
+        keep = self._keep(batch, "parameters", device)
+        c_bd = c_bd + self.parameter_values(parameters_bp, numbers(self._parameter_ids[spec.name]), keep)
         c_bd = c_bd + self.dt(dt_b[:, None], numbers([0]), self._keep(batch, "dt", device))
 
         kinds = [

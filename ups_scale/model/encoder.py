@@ -51,11 +51,23 @@ def from_patches(patches_blcv: Tensor, patch: Sequence[int], grid: Sequence[int]
     return u.permute(order).reshape(batch, fields, *grid)
 
 
+def idle_share(modules: nn.ModuleDict, used: str) -> Tensor | float:
+    """Zero, computed from every module but `used`, so that all weights take part in every backward pass.
+
+    ZeRO-3 adds a weight's gradient to the one it kept from the optimizer step before, unless the weight took part in
+    the step's first microstep: a family of another patch shape would train on stale gradients.
+    """
+    if not torch.is_grad_enabled():
+        return 0.0
+    return sum((0.0 * module.probe() for key, module in modules.items() if key != used), start=0.0)  # type: ignore[operator]
+
+
 class FieldProjection(nn.Module):
     """A linear map per field, summed over the fields present; in float32."""
 
     def __init__(self, num_fields: int, num_values: int, width: int) -> None:
         super().__init__()
+        self._num_values = num_values
         self.weight = nn.Parameter(torch.randn(num_fields, num_values, width) / math.sqrt(num_values))
         self.bias = nn.Parameter(torch.zeros(num_fields, width))
 
@@ -63,6 +75,10 @@ class FieldProjection(nn.Module):
         """(B, L, D) float32 from (B, L, C, V), `fields` being the numbers of the C fields."""
         weight = self.weight[fields].flatten(0, 1).float()
         return values_blcv.float().flatten(2) @ weight + self.bias[fields].float().sum(dim=0)
+
+    def probe(self) -> Tensor:
+        """A scalar that depends on the weights, through `forward` (where ZeRO-3 gathers them)."""
+        return self(torch.zeros(1, 1, 1, self._num_values, device=self.weight.device), [0]).sum()
 
 
 class GridEncoder(nn.Module):
@@ -90,4 +106,5 @@ class GridEncoder(nn.Module):
         batch, frames = u_btcx.shape[:2]
         patches = to_patches(u_btcx.flatten(0, 1), patch).unflatten(0, (batch, frames))  # (B, T, L, C, V)
         values_blcv = patches.permute(0, 2, 3, 1, 4).flatten(3)
-        return self.projections[patch_key(patch)](values_blcv, self._fields[spec.name])
+        tokens_bld = self.projections[patch_key(patch)](values_blcv, self._fields[spec.name])
+        return tokens_bld + idle_share(self.projections, patch_key(patch))

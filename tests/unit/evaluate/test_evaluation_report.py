@@ -1,0 +1,141 @@
+"""report.json, table.csv and report.html: legal, complete, self-contained, and whole or not there."""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ups_scale.evaluate import pictures, report
+from ups_scale.evaluate.run import evaluate_and_write
+
+SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
+RECIPE = {"run": {"name": "t"}, "model": {"width": 8}, "description": "a <small> recipe"}
+
+
+def run(out, model, tests, subject, accelerator):
+    specs = {name: test.spec for name, test in tests.items()}
+    return evaluate_and_write(model, specs, tests, subject, RECIPE, out, accelerator)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, models, make_tests, subject, accelerator):
+    out = tmp_path_factory.mktemp("evaluation") / "small"
+    return out, run(out, models.linear, make_tests(), subject, accelerator)
+
+
+@pytest.fixture
+def good(evaluated, tmp_path):
+    """The folder and the report of an evaluation; the folder is a copy."""
+    return Path(shutil.copytree(evaluated[0], tmp_path / "small")), evaluated[1]
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_json_follows_its_schema(good):
+    out, written = good
+    content = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    assert content == written
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(content, schema)
+    for name in content["families"]:
+        for predictor in report.PREDICTORS:
+            assert {"nrmse@1", "nrmse@4", "vrmse@1", "rel_l2@4"} <= content["families"][name][predictor].keys()
+
+
+def test_divergence_is_legal_json_and_loud(tmp_path, models, tests, subject, accelerator):
+    out = tmp_path / "small"
+    run(out, models.diverging, tests, subject, accelerator)
+    content = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
+    assert content["families"]["advection_1d"]["model"]["nrmse@4"] is None
+    assert content["families"]["advection_1d"]["model"]["non_finite@4"] == 5
+    assert content["growth"]["advection_1d"]["model"]["mean"][3] is None
+    assert "gates: 3 of 4 passed; advection_1d: 5 of 5 rollouts not finite at step 4" in report.text_table(content)
+    html = (out / "report.html").read_text()
+    assert "3 of 4 gates passed" in html
+    assert "Diverged" in html
+    assert 'class="failed"' in html
+
+
+def test_page_is_self_contained(good):
+    out, _ = good
+    html = (out / "report.html").read_text()
+    assert "http" not in html
+    assert not re.search(r'(?:src|href)="(?!data:)', html)
+    # growth and spectrum of 2 families; rollouts of 3 waves, and of 2 examples of 2 fields or more.
+    assert html.count('src="data:image/png;base64,') >= 2 * 2 + 3 + 2 * 2
+    assert "4 of 4 gates passed" in html
+    assert "a &lt;small&gt; recipe" in html
+
+
+def test_csv_holds_every_figure(good):
+    out, written = good
+    lines = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    assert list(lines[0]) == ["family", "field", "predictor", "metric", "value"]
+    key = ("reaction_diffusion_2d", "inhibitor", "persistence", "nrmse@4")
+    (value,) = [line["value"] for line in lines if tuple(line.values())[:4] == key]
+    assert float(value) == written["families"][key[0]]["fields"]["inhibitor"]["persistence"]["nrmse@4"]
+    assert {"all", "u", "activator", "inhibitor"} == {line["field"] for line in lines}
+
+
+def test_saved_report_belongs_to_its_checkpoint_data_suite_and_horizons(good, subject):
+    out, written = good
+    assert report.saved(out, subject) == written
+    for change in (
+        {"checkpoint_sha256": "00" * 32},
+        {"manifest_digest": "00" * 32},
+        {"suite": "full"},
+        {"horizons": (1, 2)},
+    ):
+        assert report.saved(out, replace(subject, **change)) is None
+    (out / "report.html").unlink()
+    assert report.saved(out, subject) is None
+
+
+def test_failed_evaluation_leaves_nothing(tmp_path, models, tests, subject, accelerator, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(pictures, "spectrum", fail)
+    with pytest.raises(RuntimeError, match="no picture"):
+        run(tmp_path / "small", models.linear, tests, subject, accelerator)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_table_is_aligned(good):
+    _, written = good
+    lines = report.text_table(written).splitlines()
+    assert lines[-1] == "gates: 4 of 4 passed"
+    assert len({len(line) for line in lines[1:-1]}) == 1
+    assert lines[1].split() == ["family", "step", "model", "persistence", "zero", "ratio", "gate"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.99999, "1.00"), (0.012345, "0.0123"), (123.4, "123"), (1e-7, "1e-07"), (2.5e6, "2.5e+06")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert report.number(value) == text
+
+
+def test_missing_numbers_are_dashes():
+    assert report.number(None) == "-"
+
+
+def test_non_finite_figures_become_null():
+    assert report._legal({"a": [math.nan, 1.0, (math.inf, 2)]}) == {"a": [None, 1.0, [None, 2]]}
+
+
+@pytest.mark.parametrize(("horizons", "shown"), [((1, 4, 16), [1, 4, 7, 10, 16]), ((1,), [1]), ((2,), [1, 2])])
+def test_pictures_show_the_horizons_and_steps_between(horizons, shown):
+    assert pictures._columns(horizons, 16) == shown

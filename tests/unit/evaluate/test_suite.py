@@ -1,0 +1,129 @@
+"""The suite end to end on small families: figures, gates, divergence, and what it refuses."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ups_scale.errors import DataError
+from ups_scale.evaluate import suite
+from ups_scale.evaluate.gates import persistence_gates
+from ups_scale.evaluate.suite import check_tests, evaluate, examples
+
+HORIZONS = (1, 4)
+
+
+def specs(tests):
+    return {name: test.spec for name, test in tests.items()}
+
+
+def test_persistence_as_model_is_exactly_at_the_bar_and_fails(models, tests, accelerator):
+    found = evaluate(models.persistence, tests, HORIZONS, accelerator)
+    assert len(found.gates) == 4
+    for table in found.families.values():
+        assert table["model"] == table["persistence"]
+        assert table["fields"]
+    for gate in found.gates:
+        assert gate["value"] / gate["limit"] == 1
+        assert not gate["passed"]
+
+
+def test_figures_against_the_definition(models, tests, accelerator):
+    found = evaluate(models.linear, tests, HORIZONS, accelerator)
+    u = tests["advection_1d"].trajectories.u_ntcx.double()
+    for k in HORIZONS:
+        truth, pred = u[:, 1 + k], u[:, 1] + 0.5 * k * (u[:, 1] - u[:, 0])
+        ratio = (pred - truth).square().mean((1, 2)).sqrt() / truth.square().mean((1, 2)).sqrt()
+        assert found.families["advection_1d"]["model"][f"nrmse@{k}"] == pytest.approx(ratio.mean().item(), rel=1e-5)
+        assert found.families["advection_1d"]["zero"][f"nrmse@{k}"] == 1
+        assert found.growth["advection_1d"]["model"]["mean"][k - 1] == pytest.approx(ratio.mean().item(), rel=1e-5)
+    assert all(gate["passed"] for gate in found.gates)
+    assert found.data["advection_1d"]["num_trajectories"] == 5
+    assert "conservation_gap@4" in found.families["advection_1d"]["model"]
+    assert "conservation_gap@4" not in found.families["reaction_diffusion_2d"]["model"]
+    assert set(found.families["reaction_diffusion_2d"]["fields"]) == {"activator", "inhibitor"}
+    assert "peak_memory_mib" not in found.efficiency["advection_1d"]
+
+
+def test_batches_do_not_matter(models, tests, accelerator, monkeypatch):
+    whole = evaluate(models.linear, tests, HORIZONS, accelerator)
+    monkeypatch.setattr(suite, "MAX_BATCH", 2)
+    split = evaluate(models.linear, tests, HORIZONS, accelerator)
+    for name, table in whole.families.items():
+        for metric, value in table["model"].items():
+            assert split.families[name]["model"][metric] == pytest.approx(value, rel=1e-12), metric
+    assert split.ranking == whole.ranking
+
+
+def test_shares_of_processes_are_all_trajectories_once(tests):
+    shares = [
+        list(suite._own_indices(tests["advection_1d"], SimpleNamespace(process_index=rank, num_processes=3)))
+        for rank in range(3)
+    ]
+    assert sorted(i for share in shares for i in share) == [0, 1, 2, 3, 4]
+
+
+def test_divergence_is_counted_and_fails_its_gates(models, tests, accelerator):
+    found = evaluate(models.diverging, tests, HORIZONS, accelerator)
+    model = found.families["advection_1d"]["model"]
+    assert model["non_finite@4"] == 5
+    assert model["non_finite@1"] == 0
+    assert not math.isfinite(model["nrmse@4"])
+    passed = {(gate["family"], gate["horizon"]): gate["passed"] for gate in found.gates}
+    assert passed == {
+        ("advection_1d", 1): True,
+        ("advection_1d", 4): False,
+        ("reaction_diffusion_2d", 1): True,
+        ("reaction_diffusion_2d", 4): True,
+    }
+
+
+def test_gates_use_the_zero_predictor_where_persistence_is_worse():
+    table = {"f": {"model": {"nrmse@1": 1.2, "non_finite@1": 0}, "persistence": {"nrmse@1": 1.5}}}
+    (gate,) = persistence_gates(table, [1])
+    assert gate == {
+        "name": "persistence",
+        "family": "f",
+        "horizon": 1,
+        "value": 1.2,
+        "limit": 1.0,
+        "passed": False,
+    }
+
+
+def test_examples_are_good_median_and_worst_by_rank(models, tests, accelerator):
+    found = evaluate(models.linear, tests, HORIZONS, accelerator)
+    ranking = found.ranking["advection_1d"]
+    assert ranking == [0, 1, 2, 3, 4]  # the later waves are the faster ones
+    shown = examples(models.linear, tests["advection_1d"], ranking, 4, accelerator.device)
+    assert [example.label for example in shown] == ["good", "median", "worst"]
+    assert [example.key[-1] for example in shown] == ["0", "2", "4"]
+    assert shown[0].nrmse < shown[2].nrmse
+    assert shown[0].truth_hcx.shape == shown[0].pred_hcx.shape == (4, 1, 16)
+    assert len(examples(models.linear, tests["advection_1d"], [3], 4, accelerator.device)) == 1
+
+
+def test_damaged_truth_is_named(models, tests, accelerator):
+    tests["advection_1d"].trajectories.u_ntcx[1, 3, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="advection_1d: the test data hold values that are not finite"):
+        evaluate(models.linear, tests, HORIZONS, accelerator)
+
+
+def test_every_reason_not_to_evaluate_is_listed(tests):
+    known = specs(tests)
+    tests["kdv_1d"] = replace(tests["advection_1d"], spec=replace(known["advection_1d"], name="kdv_1d"))
+    known["reaction_diffusion_2d"] = replace(known["reaction_diffusion_2d"], fields=("u", "v"))
+    with pytest.raises(DataError) as caught:
+        check_tests(tests, known, context=2, horizon=16)
+    text = str(caught.value)
+    assert "the model does not know the families kdv_1d; it knows advection_1d, reaction_diffusion_2d" in text
+    assert "the data's fields are (activator, inhibitor), the model was trained with (u, v)" in text
+    assert "have 8 frames, but 2 given frames and a rollout of 16 steps need 18; lower evaluate.horizons" in text
+
+
+def test_an_empty_split_is_refused(tests):
+    tests["advection_1d"].trajectories.u_ntcx = torch.zeros(0, 8, 1, 16)
+    with pytest.raises(DataError, match="advection_1d: the split has no trajectories"):
+        check_tests(tests, specs(tests), context=2, horizon=4)

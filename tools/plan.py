@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Plans a recipe without a GPU and without data: parameters, tokens, operations and bytes per ZeRO stage.
+
+Families come from the recipe's manifest if it is there, else from the built-in registry at its usual grids.
+
+Example:
+    tools/plan.py --recipe recipes/S.json
+    tools/plan.py --recipe recipes/L.json --ranks 64 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ups_scale.errors import RecipeError, run_command
+from ups_scale.recipe.load import add_recipe_arguments, load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_recipe_arguments(parser)
+    parser.add_argument("--ranks", type=int, help="number of ranks (default: the recipe's engine.min_gpus, or 1)")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    arguments = parser.parse_args()
+    recipe = load(arguments.recipe, arguments.set)
+    ranks = arguments.ranks if arguments.ranks is not None else max(1, recipe.engine.min_gpus)
+    if ranks < 1:
+        raise RecipeError(f"--ranks {ranks}: must be at least 1")
+
+    from ups_scale.data.manifest import load_manifest
+    from ups_scale.observe.budget import budget, render
+    from ups_scale.solvers import default_specs
+
+    path = Path(recipe.data.manifest)
+    specs = load_manifest(path).specs if path.exists() else default_specs()
+    figures = budget(recipe, specs.values(), ranks)
+    figures["families_from"] = str(path) if path.exists() else "the built-in registry"
+    print(json.dumps(figures, indent=1) if arguments.json else render(figures))
+
+
+if __name__ == "__main__":
+    run_command(main)

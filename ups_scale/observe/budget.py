@@ -1,0 +1,106 @@
+"""What a recipe costs before anything runs: parameters, tokens and operations per step, bytes per ZeRO stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ups_scale.data.plan import windows_per_draw
+from ups_scale.model.build import build_model
+from ups_scale.observe.flops import training_flops
+from ups_scale.physics.families import FamilySpec
+from ups_scale.recipe import rules
+from ups_scale.recipe.types import Recipe
+
+GIB = 2**30
+# AdamW: fp32 master weight (where the model itself is bf16) and two fp32 moments.
+MOMENT_BYTES = 8
+MASTER_BYTES = 4
+AVERAGE_BYTES = 4
+
+
+def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict[str, Any]:
+    """The plan of a recipe as plain JSON values; the model is built on the meta device, nothing is allocated.
+
+    Bytes are per rank: weights, gradients and optimizer (moments, fp32 master weights, moving average) under each ZeRO
+    stage (arXiv 1910.02054, section 5). Activations and buffers are not in it.
+    """
+    with torch.device("meta"):
+        model = build_model(recipe, specs)
+    modules = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
+    total = sum(modules.values())
+    horizons = recipe.curriculum.horizons
+    families = {}
+    for name in sorted(model.specs):
+        tokens = model.num_tokens(name)
+        flops = training_flops(model, name)
+        windows = {
+            h: windows_per_draw(recipe.data.batch_tokens, recipe.data.draws_per_step, tokens * h) for h in horizons
+        }
+        families[name] = {
+            "grid": list(model.specs[name].grid),
+            "lattice": list(model.lattices[name]),
+            "tokens_per_frame": tokens,
+            "training_gflops_per_frame": flops / 1e9,
+            "windows_per_draw": {str(h): count for h, count in windows.items()},
+            "training_tflops_per_draw": flops * windows[horizons[0]] * horizons[0] / 1e12,
+        }
+    # A draw takes each family with its probability; every family's draw has about the same number of tokens.
+    mean_draw = sum(family["training_tflops_per_draw"] for family in families.values()) / len(families)
+    return {
+        "recipe": recipe.run.name,
+        "ranks": world_size,
+        "parameters": {**modules, "total": total},
+        "batch_tokens": recipe.data.batch_tokens,
+        "micro_tokens": rules.micro_tokens(recipe),
+        "accumulation": rules.accumulation(recipe, world_size),
+        "training_tflops_per_step": mean_draw * recipe.data.draws_per_step,
+        "steps": recipe.schedule.steps,
+        "families": families,
+        "gib_per_rank": {str(stage): _bytes(total, stage, recipe.engine.precision, world_size) for stage in range(4)},
+        "zero_stage": recipe.engine.zero_stage,
+    }
+
+
+def _bytes(parameters: int, stage: int, precision: str, world_size: int) -> dict[str, float] | None:
+    """GiB per rank; None for bf16 at stage 0, which recipes refuse."""
+    if precision == "bf16" and stage == 0:
+        return None
+    low = 2 if precision == "bf16" else 4
+    # DeepSpeed keeps a separate fp32 copy of each rank's partition from stage 1 on, also when training in fp32.
+    optimizer = MOMENT_BYTES + AVERAGE_BYTES + (MASTER_BYTES if stage > 0 else 0)
+    share = {"weights": stage >= 3, "gradients": stage >= 2, "optimizer": stage >= 1}
+    sizes = {"weights": low, "gradients": low, "optimizer": optimizer}
+    gib = {name: parameters * size / (world_size if share[name] else 1) / GIB for name, size in sizes.items()}
+    return {**gib, "total": sum(gib.values())}
+
+
+def render(figures: dict[str, Any]) -> str:
+    """The plan as a page of text."""
+    lines = [f"recipe {figures['recipe']} on {figures['ranks']} rank(s); families from {figures['families_from']}", ""]
+    lines.append("parameters")
+    lines += [f"  {name:<14}{count / 1e6:>10.3f} M" for name, count in figures["parameters"].items()]
+    lines += ["", f"{figures['steps']} steps of {figures['batch_tokens']} tokens, in {figures['accumulation']} microsteps"]
+    lines[-1] += f" of at most {figures['micro_tokens']} tokens on each rank;"
+    lines.append(f"about {figures['training_tflops_per_step']:.4g} TFLOP per step (forward and backward, no recomputation)")
+    lines += ["", f"{'family':<26}{'grid':>12}{'lattice':>10}{'tokens':>8}{'GFLOP/frame':>13}{'windows per draw':>28}"]
+    for name, family in figures["families"].items():
+        grid, lattice = ("x".join(map(str, family[key])) for key in ("grid", "lattice"))
+        windows = ", ".join(f"h{h}: {count}" for h, count in family["windows_per_draw"].items())
+        lines.append(
+            f"{name:<26}{grid:>12}{lattice:>10}{family['tokens_per_frame']:>8}"
+            f"{family['training_gflops_per_frame']:>13.3f}{windows:>28}"
+        )
+    lines += ["", f"{'GiB per rank':<16}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'total':>9}"]
+    for stage, row in figures["gib_per_rank"].items():
+        mark = " <- recipe" if int(stage) == figures["zero_stage"] else ""
+        if row is None:
+            lines.append(f"  ZeRO-{stage:<9}  refused with bf16")
+            continue
+        lines.append(
+            f"  ZeRO-{stage:<9}{row['weights']:>10.3f}{row['gradients']:>11.3f}{row['optimizer']:>11.3f}{row['total']:>9.3f}{mark}"
+        )
+    lines.append("activations and communication buffers come on top")
+    return "\n".join(lines)
