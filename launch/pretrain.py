@@ -25,9 +25,16 @@ def main() -> None:
     parser.add_argument(
         "--resume", default="auto", metavar="auto|none|PATH", help="newest whole checkpoint (default), none, or this one"
     )
+    parser.add_argument("--where", action="store_true", help="print the run folder of this recipe and data, and stop")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     arguments = parser.parse_args()
     recipe = load(arguments.recipe, arguments.set)
+    if arguments.where:
+        from ups_scale.data.manifest import load_manifest
+        from ups_scale.train.run import run_folder
+
+        print(run_folder(arguments.run_root, recipe, load_manifest(recipe.data.manifest).digest))
+        return
     # torch and DeepSpeed take seconds to import: a wrong recipe is told before.
     from ups_scale.train.loop import pretrain
 

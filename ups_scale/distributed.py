@@ -83,12 +83,6 @@ def gather(ranks: Ranks, value: Any) -> list[Any]:
     return values
 
 
-def barrier(ranks: Ranks) -> None:
-    """Returns once every rank has come here."""
-    if ranks.control is not None:
-        dist.barrier(group=ranks.control)
-
-
 def agree(ranks: Ranks, error: Exception | None) -> None:
     """Raises on every rank the first rank's error, if any rank has one; every rank calls it.
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ups_scale.atomic import sync_folder, write_json, write_text
-from ups_scale.distributed import Ranks, agree, barrier, gather
+from ups_scale.distributed import Ranks, agree, gather
+from ups_scale.errors import CheckpointError
 
 FORMAT = 1
 STEP_NAME = re.compile(r"step-(\d+)")
@@ -44,7 +45,7 @@ def publish(checkpoints: Path, step: int, ranks: Ranks, write: Callable[[Path], 
             try:
                 work()
             except OSError as caught:
-                error = caught
+                error = CheckpointError(f"{final}: can't be published ({caught}); the checkpoints before it are intact")
         agree(ranks, error)
 
     def prepare() -> None:
@@ -52,8 +53,12 @@ def publish(checkpoints: Path, step: int, ranks: Ranks, write: Callable[[Path], 
         aside.mkdir(parents=True)
 
     on_main(prepare)
-    write(aside)
-    barrier(ranks)
+    error: CheckpointError | None = None
+    try:
+        write(aside)
+    except OSError as caught:
+        error = CheckpointError(f"{aside}: can't be written ({caught}); free some space or choose another --run-root")
+    agree(ranks, error)
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     # Hashing and flushing are shared out: at scale they take longer than writing.
     own = {str(path.relative_to(aside)): _seal(path) for path in files[ranks.rank :: ranks.world_size]}

@@ -131,7 +131,7 @@ def write_family(
 
 
 def attributes(chosen: Setup, split: str, num_trajectories: int, num_frames: int, seed: int) -> dict[str, Any]:
-    """A file's root attributes; `extents` is JSON, [[low, high], ...] of the whole domain, `dt` seconds between frames."""
+    """A file's root attributes: `extents` is JSON, [[low, high], ...] of the whole domain, `dt` in seconds."""
     return {
         "family": chosen.family.name,
         "split": split,

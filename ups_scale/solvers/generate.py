@@ -86,9 +86,10 @@ def _batches(
         fields_btcx = chosen.solve(torch.as_tensor(np.stack(initial), device=device), stacked, num_frames)
         finite_b = fields_btcx.isfinite().flatten(1).all(1)
         if not finite_b.all():
+            index = first + int(finite_b.int().argmin())
             raise DataError(
-                f"{name}: the solution of {split} trajectory {first + int(finite_b.int().argmin())} (seed {seed}) is not "
-                "finite; try another --seed, and report this one"
+                f"{name}: the solution of {split} trajectory {index}, seed {seed}, is not finite; try another --seed, "
+                "and report this one"
             )
         yield Trajectories(
             fields_btcx=fields_btcx.float().cpu().numpy(),

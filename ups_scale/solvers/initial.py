@@ -29,9 +29,9 @@ def sinusoids(rng: np.random.Generator, num_points: int, *, num_modes: int, max_
 
 
 def periodic_band(rng: np.random.Generator, num_points: int, *, low: float, high: float) -> np.ndarray:
-    """A Gaussian random field, periodic in 2D, zero mean, white in the ring low <= |m| <= high: (num_points, num_points).
+    """A Gaussian random field on a periodic square, zero mean: (num_points, num_points), axes (X, Y).
 
-    `m` is the integer wave vector; the axes are (X, Y).
+    White in the ring low <= |m| <= high of integer wave vectors m, nothing outside.
     """
     top = math.floor(high)
     drawn = rng.standard_normal((2, 2 * top + 1, top + 1))
