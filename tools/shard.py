@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def main() -> None:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="HDF5 files, or folders of them")
     parser.add_argument("--layout", choices=sorted(LAYOUTS), required=True, help="how the files are laid out")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards and manifest.json")
-    parser.add_argument("--family", help="family of all inputs, where files neither state it nor are named as PDEBench's")
+    parser.add_argument(
+        "--family", help="family of all inputs, where files neither state it nor are named as PDEBench's"
+    )
     parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="value for all inputs")
     parser.add_argument("--shard-mib", type=float, default=64.0, help="size of a shard in MiB (default 64)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
@@ -36,8 +39,10 @@ def main() -> None:
             parameters[name] = float(value)
         except ValueError:
             raise DataError(f"--parameter {pair}: expected NAME=NUMBER, such as nu=0.01") from None
-    if not arguments.shard_mib > 0:
-        raise DataError(f"--shard-mib {arguments.shard_mib}: must be above 0")
+    if not 0 < arguments.shard_mib < math.inf:
+        raise DataError(f"--shard-mib {arguments.shard_mib}: expected a size above 0, such as 64")
+    if arguments.workers < 1:
+        raise DataError(f"--workers {arguments.workers}: expected 1 or more")
     manifest = convert(
         arguments.inputs,
         arguments.out,

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file open for writing that becomes `path` when the block ends well, and vanishes otherwise."""
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path`, replacing what was there only once all of it is on disk."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
+    with write_aside(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -31,6 +31,10 @@ class FieldBatch:
     keys: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if self.u_btcx.ndim < 4:
+            raise DataError(
+                f"batch of {self.family}: u_btcx needs axes (b, t, c, x...), has {tuple(self.u_btcx.shape)}"
+            )
         batch = self.u_btcx.shape[0]
         for name, size in (
             ("parameters_bp", self.parameters_bp.shape[0]),
@@ -39,11 +43,9 @@ class FieldBatch:
         ):
             if size != batch:
                 raise DataError(f"batch of {self.family}: u_btcx has {batch} samples but {name} has {size}")
-        if self.u_btcx.ndim < 4:
-            raise DataError(f"batch of {self.family}: u_btcx needs axes (b, t, c, x...), has {tuple(self.u_btcx.shape)}")
 
     def to(self, device: torch.device | str) -> FieldBatch:
-        """The same batch with its tensors on `device` (asynchronously from pinned memory)."""
+        """The same batch with its tensors on `device`; asynchronous where they lie in pinned memory."""
         return replace(
             self,
             u_btcx=self.u_btcx.to(device, non_blocking=True),

@@ -1,9 +1,9 @@
 """The byte index of one shard: where each field of each trajectory lies in the tar, and a checksum of every frame.
 
-File `<shard>.tar.idx`: the magic line, the length of the header (8 bytes, little-endian), the header (JSON), then raw
-little-endian arrays in this order: `offsets` uint64 (N, C), the position of a field's first frame in the tar;
-`checksums` uint64 (N, C, T), xxh3_64 of each frame's bytes; `parameters` float64 (N, P), NaN where not stated. Never a
-pickle: everything is bounds-checked before it is used.
+File `<shard>.tar.idx`: the magic line; the length of the header and the xxh3_64 of all that follows (8 bytes each,
+little-endian, like everything here); the header (JSON); then raw arrays in this order: `offsets` uint64 (N, C), the
+position of a field's first frame in the tar; `checksums` uint64 (N, C, T), xxh3_64 of each frame's bytes; `parameters`
+float64 (N, P), NaN where not stated. Never a pickle: everything is bounds-checked before it is used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from ups_scale.errors import DataError
 
@@ -66,7 +67,12 @@ class ShardIndex:
             self.checksums_nct.astype("<u8").tobytes(),
             self.parameters_np.astype("<f8").tobytes(),
         )
-        return MAGIC + len(header).to_bytes(8, "little") + header + b"".join(arrays)
+        return _seal(header, b"".join(arrays))
+
+
+def _seal(header: bytes, arrays: bytes) -> bytes:
+    body = header + arrays
+    return MAGIC + len(header).to_bytes(8, "little") + xxhash.xxh3_64_intdigest(body).to_bytes(8, "little") + body
 
 
 def read_index(path: Path) -> ShardIndex:
@@ -79,35 +85,70 @@ def read_index(path: Path) -> ShardIndex:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: the shard's index can't be read ({error.strerror}); make the shards again") from None
-    remedy = "the file is damaged: delete it and run tools/shard.py again"
-    if not raw.startswith(MAGIC):
-        raise DataError(f"{path}: not an index of format 1 (starts with {raw[:12]!r}); {remedy}")
-    start = len(MAGIC) + 8
-    length = int.from_bytes(raw[len(MAGIC) : start], "little")
-    if length > MAX_HEADER_BYTES or start + length > len(raw):
-        raise DataError(f"{path}: header of {length} bytes in a file of {len(raw)} bytes; {remedy}")
+        raise DataError(
+            f"{path}: the shard's index can't be read ({error.strerror}); run tools/shard.py again"
+        ) from None
+    return parse_index(raw, path)
+
+
+def parse_index(raw: bytes, path: Path) -> ShardIndex:
+    """The index whose file `path` holds `raw`; raises as `read_index`."""
     try:
-        fields = json.loads(raw[start : start + length])
-        for name in ("fields", "parameters", "grid", "keys"):
-            fields[name] = tuple(fields[name])
-        header = IndexHeader(**fields)
-        counts = (len(header.keys), len(header.fields), header.num_frames, len(header.parameters), *header.grid)
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or header.dtype not in DTYPES:
-            raise ValueError(f"counts {counts}, dtype {header.dtype!r}")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"{path}: unreadable header ({error}); {remedy}") from None
-    num, fields_, frames, params = counts[:4]
-    shapes = [("<u8", (num, fields_)), ("<u8", (num, fields_, frames)), ("<f8", (num, params))]
+        return _parse(raw)
+    except _Damage as damage:
+        raise DataError(f"{path}: {damage}; the file is damaged: run tools/shard.py again") from None
+
+
+class _Damage(Exception):
+    """What is wrong with an index."""
+
+
+def _parse(raw: bytes) -> ShardIndex:
+    if not raw.startswith(MAGIC):
+        raise _Damage(f"not an index of format 1 (starts with {raw[: len(MAGIC)]!r})")
+    start = len(MAGIC) + 16
+    length = int.from_bytes(raw[start - 16 : start - 8], "little")
+    if len(raw) < start or length > MAX_HEADER_BYTES or start + length > len(raw):
+        raise _Damage(f"header of {length} bytes in a file of {len(raw)} bytes")
+    stated, found = int.from_bytes(raw[start - 8 : start], "little"), xxhash.xxh3_64_intdigest(memoryview(raw)[start:])
+    if found != stated:
+        raise _Damage(f"checksum {found:016x}, expected {stated:016x}")
+    header = _parse_header(raw[start : start + length])
+    num, fields, frames = header.num_trajectories, len(header.fields), header.num_frames
+    shapes = [("<u8", (num, fields)), ("<u8", (num, fields, frames)), ("<f8", (num, len(header.parameters)))]
     expected = start + length + sum(8 * math.prod(shape) for _, shape in shapes)
     if len(raw) != expected:
-        raise DataError(f"{path}: {len(raw)} bytes where its header asks for {expected}; {remedy}")
+        raise _Damage(f"{len(raw)} bytes where the header asks for {expected}")
     arrays, position = [], start + length
     for dtype, shape in shapes:
         arrays.append(np.frombuffer(raw, dtype, math.prod(shape), position).reshape(shape))
         position += 8 * math.prod(shape)
     index = ShardIndex(header, *arrays)
-    last = header.shard_bytes - header.num_frames * header.frame_bytes
-    if num and (last < 0 or int(index.offsets_nc.max(initial=0)) > last):
-        raise DataError(f"{path}: an offset lies past the end of the shard ({header.shard_bytes} bytes); {remedy}")
+    last = header.shard_bytes - frames * header.frame_bytes
+    if last < 0 or int(index.offsets_nc.max()) > last:
+        raise _Damage(f"an offset lies past the end of the shard ({header.shard_bytes} bytes)")
     return index
+
+
+def _parse_header(raw: bytes) -> IndexHeader:
+    try:
+        content = json.loads(raw)
+        for name in ("fields", "parameters", "grid", "keys"):
+            content[name] = tuple(content[name])
+        header = IndexHeader(**content)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _Damage(f"unreadable header ({type(error).__name__}: {error})") from None
+    counts = (header.shard_bytes, header.num_frames, *header.grid)
+    texts = (
+        *(header.shard, header.shard_sha256, header.family, header.split, header.source),
+        *(*header.fields, *header.parameters, *header.keys),
+    )
+    possible = (
+        all(isinstance(count, int) and count > 0 for count in counts)
+        and all(isinstance(text, str) for text in texts)
+        and bool(header.keys and header.fields and header.grid)
+        and isinstance(header.statistics, dict)
+    )
+    if not possible or header.dtype not in DTYPES:
+        raise _Damage(f"impossible header (sizes {counts}, dtype {header.dtype!r}, {len(header.keys)} trajectories)")
+    return header

@@ -8,15 +8,13 @@ Threads, not processes: between processes the copies cost more than the reading 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from ups_scale.data.batch import FieldBatch
 from ups_scale.data.plan import Chunk, Plan, PlanState, chunk
-from ups_scale.data.reader import DamagedItem, ShardReader
+from ups_scale.data.reader import DamagedItem, ShardReader, empty_windows
 from ups_scale.errors import DataError
 
 MAX_ATTEMPTS = 8
@@ -49,7 +47,7 @@ def stream(
     parts: int,
     threads: int,
     prefetch: int,
-) -> Iterator[MicroBatch]:
+) -> Generator[MicroBatch, None, None]:
     """Yields this rank's micro-batches from `state` until before step `stop_step`, in the plan's order.
 
     `parts` is the number of microsteps per draw; `threads` read up to `prefetch` micro-batches ahead (0: read when
@@ -96,7 +94,7 @@ def _read(
 ) -> MicroBatch:
     draw, spec = item.draw, reader.data.spec
     num_frames = context_frames + draw.horizon
-    u_bctx = np.empty((len(item.numbers), len(spec.fields), num_frames, *spec.grid), np.float32)
+    u_bctx = empty_windows(len(item.numbers), len(spec.fields), num_frames, spec.grid)
     trajectories, damaged = [], []
     for row, number in enumerate(item.numbers):
         for attempt in range(MAX_ATTEMPTS):
@@ -111,7 +109,8 @@ def _read(
         else:
             listed = "\n  ".join(str(error) for error in damaged[-MAX_ATTEMPTS:])
             raise DataError(
-                f"family {draw.family}: {MAX_ATTEMPTS} trajectories in a row are damaged; make its shards again:\n  {listed}"
+                f"family {draw.family}: {MAX_ATTEMPTS} reads in a row found damage; run tools/shard.py again, which "
+                f"rewrites the damaged shards:\n  {listed}"
             )
     batch = reader.batch(trajectories, u_bctx)
     return MicroBatch(batch, item.weight, draw.horizon, step, microstep, after, tuple(damaged))

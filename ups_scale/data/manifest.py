@@ -79,8 +79,8 @@ def load_manifest(path: str | Path) -> Manifest:
             f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --layout pdebench --out "
             f"{path.parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable JSON file ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable JSON file ({error}); run tools/shard.py again") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise DataError(
@@ -89,7 +89,9 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         families = {name: _family(name, entry) for name, entry in content["families"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: malformed manifest ({type(error).__name__}: {error}); run tools/shard.py again") from None
+        raise DataError(
+            f"{path}: malformed manifest ({type(error).__name__}: {error}); run tools/shard.py again"
+        ) from None
     if not families:
         raise DataError(f"{path}: the manifest lists no family; run tools/shard.py again with at least one input file")
     return Manifest(path, digest(content), families)
@@ -114,5 +116,14 @@ def _family(name: str, entry: dict[str, Any]) -> FamilyData:
     unknown = {kind for sides in spec.boundaries for kind in sides} - set(BOUNDARY_KINDS)
     if unknown:
         raise ValueError(f"{name}: boundary kind {sorted(unknown)}, known are {list(BOUNDARY_KINDS)}")
+    for what, found, wanted in (
+        ("units", spec.units, spec.fields),
+        ("statistics.u.rms", spec.u_rms, spec.fields),
+        ("statistics.delta.rms", spec.delta_rms, spec.fields),
+        ("extents", spec.extents, spec.grid),
+        ("boundaries", spec.boundaries, spec.grid),
+    ):
+        if len(found) != len(wanted):
+            raise ValueError(f"{name}: {what} has {len(found)} entries, expected {len(wanted)}")
     shards = {split: tuple(ShardEntry(**shard) for shard in part) for split, part in entry["splits"].items()}
     return FamilyData(spec, float(entry["dt"]), int(entry["num_frames"]), shards, statistics)

@@ -31,6 +31,19 @@ def mix(*words: int) -> int:
     return state
 
 
+def permutation(size: int, *words: int) -> np.ndarray:
+    """A permutation of `size` integers that depends on `words` alone: the order of their hashes.
+
+    numpy's generators would not do: their streams may change between versions (NEP 19), and a resumed run's order with
+    them.
+    """
+    state = np.arange(size, dtype=np.uint64) ^ np.uint64(mix(*words))
+    state += np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(state ^ state >> np.uint64(31), kind="stable")
+
+
 def windows_per_draw(batch_tokens: int, draws_per_step: int, window_tokens: int) -> int:
     """How many windows of `window_tokens` tokens fill one draw's share of the token budget; at least one."""
     return max(1, batch_tokens // (draws_per_step * window_tokens))
@@ -81,7 +94,8 @@ class Plan:
         self._names = list(self._streams)
         # A family's own number, so that adding another family does not reorder this one.
         self._ids = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in self._names}
-        weights = np.array([sum(stream.shard_sizes) for stream in self._streams.values()], float) ** exponent
+        self._sizes = {name: sum(stream.shard_sizes) for name, stream in self._streams.items()}
+        weights = np.array(list(self._sizes.values()), float) ** exponent
         self._cumulative = np.cumsum(weights / weights.sum())
         self._seed = seed
         self._draws_per_step = draws_per_step
@@ -108,23 +122,36 @@ class Plan:
         return draws, PlanState(state.step + 1, positions)
 
     def window(self, draw: Draw, number: int, attempt: int = 0) -> tuple[int, int]:
-        """(trajectory, first frame) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged."""
+        """(trajectory, first frame) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged.
+
+        Raises:
+            RecipeError: the family's trajectories are shorter than the window.
+        """
         stream, family = self._streams[draw.family], self._ids[draw.family]
-        epoch, place = divmod(draw.first + number, sum(stream.shard_sizes))
+        epoch, place = divmod(draw.first + number, self._sizes[draw.family])
         order = self._order(draw.family, epoch)
         starts = stream.num_frames - self._context_frames - draw.horizon + 1
+        if starts < 1:
+            raise RecipeError(
+                f"a window of {self._context_frames} context + {draw.horizon} predicted frames does not fit family "
+                f"{draw.family}, whose trajectories have {stream.num_frames}: lower model.context_frames or "
+                "curriculum.horizons"
+            )
         first_frame = mix(self._seed, 2, family, draw.first + number, attempt) % starts
         return int(order[(place + attempt) % len(order)]), first_frame
 
     def _epoch_order(self, name: str, epoch: int) -> np.ndarray:
         sizes = self._streams[name].shard_sizes
         first = np.concatenate([[0], np.cumsum(sizes)])
-        generator = np.random.Generator(np.random.Philox(key=[mix(self._seed, 3), mix(self._ids[name], epoch)]))
-        shards = generator.permutation(len(sizes))
+        words = (self._seed, 3, self._ids[name], epoch)
+        shards = permutation(len(sizes), *words)
         groups = []
         for start in range(0, len(shards), self._shuffle_shards):
-            group = [np.arange(first[shard], first[shard + 1]) for shard in shards[start : start + self._shuffle_shards]]
-            groups.append(generator.permutation(np.concatenate(group)))
+            group = [
+                np.arange(first[shard], first[shard + 1]) for shard in shards[start : start + self._shuffle_shards]
+            ]
+            members = np.concatenate(group)
+            groups.append(members[permutation(len(members), *words, start + 1)])
         return np.concatenate(groups)
 
 

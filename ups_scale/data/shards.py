@@ -1,8 +1,9 @@
 """Writes shards: HDF5 trajectories -> tar (WebDataset) + byte index, and `manifest.json` over them.
 
 A shard is one tar of trajectories of one family and split; a trajectory is the members `<key>.<field>.npy`, each
-(T, *grid) float32, and `<key>.json`. Shards are written aside and renamed, their index last, so a shard whose index is
-there is whole; a second run keeps it if it comes from the same source with the same settings.
+(T, *grid) float32, and `<key>.json`. Shards are written aside, flushed and renamed, their index after them, the
+manifest last of all. A second run keeps the shards that come from the same source with the same settings and whose
+bytes are still those that were written.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
+import sys
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import webdataset
@@ -26,7 +28,7 @@ import xxhash
 from tqdm import tqdm
 
 import ups_scale
-from ups_scale.atomic import write_bytes, write_json
+from ups_scale.atomic import sync_folder, write_aside, write_bytes
 from ups_scale.data import manifest
 from ups_scale.data.index import IndexHeader, ShardIndex, read_index
 from ups_scale.data.layouts import SPLITS, Source, inspect_pdebench, open_hdf5
@@ -60,32 +62,79 @@ def convert(
 ) -> manifest.Manifest:
     """Writes the shards and manifest of `inputs` (HDF5 files, or folders of them) into `out` and returns the manifest.
 
+    `workers` processes write (1: this one). `family` and `parameters` hold for all inputs; see `layouts`.
+
     Raises:
-        DataError: an input is missing or does not fit the layout, files of one family disagree, a field is not finite.
-            Shards that are already whole stay; the manifest is written only at the end.
+        DataError: an input is missing or does not fit the layout, files of one family disagree, a field is not finite,
+            `out` can't be written to. Shards that are already whole stay, to be kept by the next run; there is no
+            manifest until all are.
     """
+    if layout not in LAYOUTS:
+        raise DataError(f"unknown layout {layout!r}; known: {', '.join(sorted(LAYOUTS))}")
     sources = [LAYOUTS[layout](path, family, parameters) for path in _files(inputs)]
     by_family: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
         by_family[source.family.name].append(source)
-    digests = {source.path: _file_digest(source.path) for source in sources}
-    out.mkdir(parents=True, exist_ok=True)
-    tasks: list[Task] = []
     for members in by_family.values():
         _check_alike(members)
+    digests = _digests(sources)
+    tasks = _tasks(by_family, digests, out, shard_mib)
+    target = out / "manifest.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing leaves the interpreter's lock
+            whole = list(pool.map(_is_whole, tasks))
+        waiting = [task for task, there in zip(tasks, whole, strict=True) if not there]
+        if waiting:
+            # From here on the old manifest would describe shards that are no more.
+            target.unlink(missing_ok=True)
+            for left in (*out.glob("*.tar.tmp"), *out.glob("*.tar.idx.tmp")):  # of a run that was killed
+                left.unlink()
+        if len(waiting) < len(tasks):
+            _say(f"{len(tasks) - len(waiting)} of {len(tasks)} shards are already there")
+        _write_all(waiting, workers, show_progress)
+        sync_folder(out)
+        content = _manifest_content(by_family, tasks, digests)
+        text = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+        if not target.is_file() or target.read_bytes() != text:
+            write_bytes(target, text)
+    except OSError as error:
+        raise DataError(f"{out}: can't be written ({error}); free some space or choose another --out") from error
+    stray = sorted({path.name for path in out.glob("*.tar")} - {task.path.name for task in tasks})
+    if stray:
+        _say(
+            f"note: {out} also holds {len(stray)} shards that these inputs did not give and the manifest does not "
+            f"list, such as {stray[0]}: delete them if they are of an earlier run"
+        )
+    return manifest.load_manifest(target)
+
+
+def _say(text: str) -> None:
+    """Prints beside the output, which may be JSON that a program reads."""
+    print(text, file=sys.stderr)
+
+
+def _tasks(
+    by_family: Mapping[str, Sequence[Source]], digests: Mapping[Path, str], out: Path, shard_mib: float
+) -> list[Task]:
+    tasks = []
+    for name, members in by_family.items():
+        if not any(len(source.splits.get("train", ())) for source in members):
+            raise DataError(
+                f"family {name}: no training trajectories in {', '.join(str(m.path) for m in members)}; give the "
+                "file of the train split too"
+            )
         for split in SPLITS:
             number = 0
             for source in members:
+                identity = [digests[source.path], source.kind, source.boundary, source.dt]
+                identity.append(hashlib.sha256(source.parameters_np.tobytes()).hexdigest()[:16])
                 for trajectories in _cut(source, split, shard_mib):
-                    name = f"{source.family.name}-{split}-{number:05d}.tar"
-                    fingerprint = f"{digests[source.path]}:{trajectories.start}:{trajectories.stop}:{source.boundary}"
-                    fingerprint += ":" + hashlib.sha256(source.parameters_np.tobytes()).hexdigest()[:16]
-                    tasks.append(Task(source, split, trajectories, out / name, fingerprint))
+                    fingerprint = ":".join(map(str, (*identity, trajectories.start, trajectories.stop)))
+                    path = out / f"{name}-{split}-{number:05d}.tar"
+                    tasks.append(Task(source, split, trajectories, path, fingerprint))
                     number += 1
-    _write_all(tasks, workers, show_progress)
-    content = _manifest_content(by_family, tasks, digests)
-    write_json(out / "manifest.json", content)
-    return manifest.load_manifest(out / "manifest.json")
+    return tasks
 
 
 def _files(inputs: Iterable[Path]) -> list[Path]:
@@ -93,17 +142,30 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
     for path in inputs:
         found = sorted(p for p in path.glob("*") if p.suffix in (".hdf5", ".h5")) if path.is_dir() else [path]
         if not found:
-            raise DataError(f"{path}: the folder holds no .hdf5 or .h5 file; make some with tools/generate.py --out {path}")
+            raise DataError(
+                f"{path}: the folder holds no .hdf5 or .h5 file; make some with tools/generate.py --out {path}"
+            )
         files += found
+    if not files:
+        raise DataError("no input files; name HDF5 files or folders of them")
     return files
 
 
+def _digests(sources: Iterable[Source]) -> dict[Path, str]:
+    """Digest of every source file; the same trajectories twice would end in two splits."""
+    digests: dict[Path, str] = {}
+    first: dict[str, Path] = {}
+    for source in sources:
+        digest = _file_digest(source.path)
+        if digest in first:
+            raise DataError(f"{source.path}: the same content as {first[digest]}; give each file once")
+        digests[source.path], first[digest] = digest, source.path
+    return digests
+
+
 def _file_digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _check_alike(sources: Sequence[Source]) -> None:
@@ -116,7 +178,9 @@ def _check_alike(sources: Sequence[Source]) -> None:
                     f"{first.family.name}, has {getattr(first, name)}; shard them into separate folders"
                 )
         if not np.isclose(source.dt, first.dt, rtol=1e-6):
-            raise DataError(f"{source.path}: dt is {source.dt} s but {first.path} has {first.dt} s; shard them separately")
+            raise DataError(
+                f"{source.path}: dt is {source.dt} s but {first.path} has {first.dt} s; shard them separately"
+            )
 
 
 def _cut(source: Source, split: str, shard_mib: float) -> list[range]:
@@ -126,10 +190,7 @@ def _cut(source: Source, split: str, shard_mib: float) -> list[range]:
     return [range(start, min(start + size, members.stop)) for start in range(members.start, members.stop, size)]
 
 
-def _write_all(tasks: Sequence[Task], workers: int, show_progress: bool) -> None:
-    waiting = [task for task in tasks if not _is_whole(task)]
-    if len(waiting) < len(tasks):
-        print(f"{len(tasks) - len(waiting)} of {len(tasks)} shards are already there")
+def _write_all(waiting: Sequence[Task], workers: int, show_progress: bool) -> None:
     # None: tqdm's own rule, silent when the output is no terminal.
     bar = tqdm(total=len(waiting), desc="sharding", unit="shard", disable=None if show_progress else True)
     with bar:
@@ -139,9 +200,16 @@ def _write_all(tasks: Sequence[Task], workers: int, show_progress: bool) -> None
                 bar.update()
             return
         # spawn: forking a process that has torch's threads can hang it.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for _ in pool.map(_write, waiting):
-                bar.update()
+        spawn = multiprocessing.get_context("spawn")
+        try:
+            with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=spawn) as pool:
+                for _ in pool.map(_write, waiting):
+                    bar.update()
+        except BrokenProcessPool:
+            raise DataError(
+                f"a worker process was killed, perhaps for want of memory; run again with fewer than --workers "
+                f"{workers}: what is written is kept"
+            ) from None
 
 
 def _index_path(shard: Path) -> Path:
@@ -149,70 +217,88 @@ def _index_path(shard: Path) -> Path:
 
 
 def _is_whole(task: Task) -> bool:
-    if not _index_path(task.path).exists() or not task.path.exists():
+    """Whether a shard and its index are there, of this source, with the bytes that were written."""
+    if not task.path.is_file():
         return False
     try:
         header = read_index(_index_path(task.path)).header
     except DataError:
         return False
-    return header.source == task.fingerprint and task.path.stat().st_size == header.shard_bytes
+    if header.source != task.fingerprint or task.path.stat().st_size != header.shard_bytes:
+        return False
+    return _sha256(task.path) == header.shard_sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(task: Task) -> None:
     """Writes one shard and its index."""
+    _index_path(task.path).unlink(missing_ok=True)
+    with write_aside(task.path) as shard:
+        keys, checksums, statistics = _write_members(task, shard)
     source, fields = task.source, task.source.fields
-    aside = task.path.with_name(task.path.name + ".tmp")
-    num, frames = len(task.trajectories), source.num_frames
-    keys, checksums = [], np.empty((num, len(fields), frames), np.uint64)
-    statistics = {"u": Moments(len(fields)), "delta": Moments(len(fields))}
-    pattern = str(aside).replace("%", "%%") + "%.0s"  # the writer formats its shard number into it: into nothing
-    with (
-        open_hdf5(source.path) as file,
-        webdataset.ShardWriter(pattern, maxcount=num + 1, maxsize=2**62, verbose=0, mtime=TAR_TIME, encoder=False) as writer,
-    ):
-        for row, trajectory in enumerate(task.trajectories):
-            u_ctx = source.read(file, trajectory)
-            if not np.isfinite(u_ctx).all():
-                field, frame = (int(i[0]) for i in np.nonzero(~np.isfinite(u_ctx))[:2])
-                raise DataError(
-                    f"{source.path}: trajectory {trajectory}, field {fields[field]}, frame {frame} holds NaN or infinity"
-                )
-            key = f"{task.path.stem}-{row:06d}"
-            keys.append(key)
-            sample: dict[str, Any] = {"__key__": key}
-            for column, field in enumerate(fields):
-                buffer = io.BytesIO()
-                np.save(buffer, u_ctx[column], allow_pickle=False)
-                sample[f"{field}.npy"] = buffer.getvalue()
-                checksums[row, column] = [xxhash.xxh3_64_intdigest(frame) for frame in u_ctx[column]]
-            facts = dict(zip(source.family.parameters, source.parameters_np[trajectory].tolist(), strict=True))
-            known = {name: value for name, value in facts.items() if not np.isnan(value)}
-            facts = {"family": source.family.name, "dt": source.dt, "parameters": known}
-            sample["json"] = json.dumps(facts, sort_keys=True).encode()
-            writer.write(sample)
-            statistics["u"].add(u_ctx)
-            statistics["delta"].add(np.diff(u_ctx, axis=1))
-    data = aside.read_bytes()
     header = IndexHeader(
         shard=task.path.name,
-        shard_bytes=len(data),
-        shard_sha256=hashlib.sha256(data).hexdigest(),
+        shard_bytes=task.path.stat().st_size,
+        shard_sha256=_sha256(task.path),
         family=source.family.name,
         split=task.split,
         fields=fields,
         parameters=source.family.parameters,
         dtype="float32",
-        num_frames=frames,
+        num_frames=source.num_frames,
         grid=source.grid,
         keys=tuple(keys),
         statistics={name: moments.as_dict() for name, moments in statistics.items()},
         source=task.fingerprint,
     )
     rows = source.parameters_np[task.trajectories.start : task.trajectories.stop]
-    index = ShardIndex(header, _offsets(aside, keys, fields), checksums, rows)
-    _index_path(task.path).unlink(missing_ok=True)
-    os.replace(aside, task.path)
+    index = ShardIndex(header, _offsets(task.path, keys, fields), checksums, rows)
     write_bytes(_index_path(task.path), index.to_bytes())
+
+
+def _write_members(task: Task, shard: BinaryIO) -> tuple[list[str], np.ndarray, dict[str, Moments]]:
+    """Writes the tar; returns keys of trajectories, checksums (N, C, T) of frames, moments of u and delta u."""
+    source, fields = task.source, task.source.fields
+    keys, checksums = [], np.empty((len(task.trajectories), len(fields), source.num_frames), np.uint64)
+    statistics = {"u": Moments(len(fields)), "delta": Moments(len(fields))}
+    settings = {"maxcount": len(task.trajectories) + 1, "maxsize": 2**62, "verbose": 0}  # one shard, silently
+    with (
+        open_hdf5(source.path) as file,
+        webdataset.ShardWriter("%d", opener=lambda _: shard, mtime=TAR_TIME, encoder=False, **settings) as writer,
+    ):
+        for row, trajectory in enumerate(task.trajectories):
+            u_ctx = source.read(file, trajectory)
+            if not np.isfinite(u_ctx).all():
+                field, frame = (int(i[0]) for i in np.nonzero(~np.isfinite(u_ctx))[:2])
+                raise DataError(
+                    f"{source.path}: trajectory {trajectory}, field {fields[field]}, frame {frame} holds NaN or "
+                    "infinity (in float32); leave that trajectory out"
+                )
+            keys.append(f"{task.path.stem}-{row:06d}")
+            writer.write(_sample(source, trajectory, keys[-1], u_ctx))
+            for column in range(len(fields)):
+                checksums[row, column] = [xxhash.xxh3_64_intdigest(frame) for frame in u_ctx[column]]
+            statistics["u"].add(u_ctx)
+            statistics["delta"].add(np.diff(u_ctx.astype(np.float64), axis=1))
+    return keys, checksums, statistics
+
+
+def _sample(source: Source, trajectory: int, key: str, u_ctx: np.ndarray) -> dict[str, Any]:
+    """A trajectory as WebDataset's writer takes it: the key, and bytes by member name."""
+    sample: dict[str, Any] = {"__key__": key}
+    for field, values in zip(source.fields, u_ctx, strict=True):
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        sample[f"{field}.npy"] = buffer.getvalue()
+    parameters = zip(source.family.parameters, source.parameters_np[trajectory].tolist(), strict=True)
+    known = {name: value for name, value in parameters if not np.isnan(value)}
+    facts = {"family": source.family.name, "dt": source.dt, "parameters": known}
+    sample["json"] = json.dumps(facts, sort_keys=True).encode()
+    return sample
 
 
 def _offsets(shard: Path, keys: Sequence[str], fields: Sequence[str]) -> np.ndarray:
@@ -222,9 +308,9 @@ def _offsets(shard: Path, keys: Sequence[str], fields: Sequence[str]) -> np.ndar
         for member in tar:
             if member.name.endswith(".npy"):
                 file.seek(member.offset_data)
-                version = np.lib.format.read_magic(file)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                read_header(file)
+                # np.save writes version 1.0 of its format for plain dtypes.
+                assert np.lib.format.read_magic(file) == (1, 0)
+                np.lib.format.read_array_header_1_0(file)
                 starts[member.name] = file.tell()
     return np.array([[starts[f"{key}.{field}.npy"] for field in fields] for key in keys], np.uint64)
 
@@ -277,8 +363,6 @@ def _manifest_content(
             if task.split == "train":
                 for quantity, part in header.statistics.items():
                     moments[quantity].merge(part["count"], np.array(part["mean"]), np.array(part["squares"]))
-        if "train" not in splits:
-            raise DataError(f"family {name}: no training trajectories among {', '.join(str(m.path) for m in members)}")
         content["families"][name] = {
             "fields": list(first.fields),
             "units": [field.unit for field in first.family.fields],

@@ -1,0 +1,69 @@
+"""One rank of tests/distributed/test_zero_parity.py: trains a small model of three families for a few steps at every
+ZeRO stage and precision asked for, and writes losses, gradient norms and weights. Run by torchrun.
+
+    parity_worker.py OUT CASE [CASE ...]      a case is <stage>-<precision>
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from small_models import SPECS, inputs, make
+
+from ups_scale import distributed
+from ups_scale.engine.setup import Engine
+from ups_scale.recipe import load
+
+ROOT = Path(__file__).parents[2]
+ACCUMULATION = 3
+STEPS = 6
+
+
+def batch(step: int, microstep: int, rank: int) -> tuple:
+    """Inputs and target of one microstep: families take turns, the same one on all ranks."""
+    spec = SPECS[(step * 2 + microstep) % len(SPECS)]
+    given = inputs(spec, batch=2, seed=1000 * step + 10 * microstep + rank)
+    target = inputs(spec, batch=2, seed=1 + 1000 * step + 10 * microstep + rank)[0]
+    return given, target
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    ranks = distributed.setup()
+    results = {}
+    for case in sys.argv[2:]:
+        stage, precision = case.split("-")
+        overrides = [f"engine.zero_stage={stage}", f"engine.precision={precision}", "schedule.steps=20"]
+        overrides += ["optimizer.lr=0.003", "stabilization.ema_decay=0.9", "stabilization.grad_clip=0.5"]
+        recipe = load(ROOT / "recipes" / "demo.json", overrides)
+        engine = Engine(recipe, make(trained=True), ranks, ACCUMULATION)
+        engine.train(True)
+        losses, norms = [], []
+        for step in range(STEPS):
+            for microstep in range(ACCUMULATION):
+                given, target = batch(step, microstep, ranks.rank)
+                loss = (engine.forward(*given, 2) - target).square().mean()
+                engine.backward(loss)
+                losses.append(float(distributed.sum_over_ranks(loss.detach().clone())) / ranks.world_size)
+                if microstep < ACCUMULATION - 1:
+                    engine.micro_step()
+            norms.append(engine.step(step, want_norm=True)[1])
+        weights = engine.full_weights()
+        with engine.averaged():
+            averaged = engine.full_weights()
+            engine.train(False)
+            with torch.no_grad():
+                predicted = engine.forward(*inputs(SPECS[0]), 2)
+        if ranks.is_main:
+            torch.save({"weights": weights, "averaged": averaged, "predicted": predicted}, out / f"{case}.pt")
+        results[case] = {"losses": losses, "norms": norms}
+    if ranks.is_main:
+        (out / "results.json").write_text(json.dumps(results))
+    distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main()

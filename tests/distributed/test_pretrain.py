@@ -1,0 +1,227 @@
+"""`launch/pretrain.py` as users start it: runs, dies, resumes, refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ups_scale.model.simulator import Simulator
+from ups_scale.train.run import lock
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+STEPS = 40
+SMALL = {
+    "model.depth": 2,
+    "model.model_dim": 32,
+    "model.num_heads": 2,
+    "model.latent_dim": 32,
+    "model.latent_tokens": 16,
+    "model.drop_path": 0.2,
+    "data.batch_tokens": 512,
+    "engine.micro_batch": 4,
+    "schedule.steps": STEPS,
+    "curriculum.horizons": [1, 2],
+    "curriculum.grow_every_steps": 15,
+    "checkpoint.every_steps": 5,
+    "checkpoint.keep_last": 3,
+    "evaluate.every_steps": 20,
+    "evaluate.horizons": [1, 4],
+    "evaluate.trajectories": 3,
+    "logging.every_steps": 1,
+    "logging.pictures_every_steps": 20,
+}
+TIMED = {"tokens_per_s", "tflops_per_rank", "data_wait_share", "seconds"}
+
+
+def command(launcher: str, shards: Path, root: Path, *extra: str, **overrides: object) -> list[str]:
+    """The command line of a small run under a launcher: "deepspeed", "torchrun" or "python"."""
+    start = {
+        "deepspeed": [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", str(29700 + os.getpid() % 200)],
+        "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port", str(29900 + os.getpid() % 90)],
+        "python": [sys.executable],
+    }[launcher]
+    line = [*start, "launch/pretrain.py", "--recipe", "recipes/demo.json", "--run-root", str(root), *extra]
+    for key, value in {"data.manifest": str(shards / "manifest.json"), **SMALL, **overrides}.items():
+        line += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return line
+
+
+def start(line: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 150) -> tuple[int, str]:
+    """(exit code, output); a run that hangs is killed with its ranks and fails the test."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"the run did not end within {timeout} s:\n{output[-3000:]}")
+    return process.returncode, output
+
+
+def run(line: list[str]) -> str:
+    code, output = finish(start(line))
+    assert code == 0, output[-4000:]
+    return output
+
+
+def the_run(root: Path) -> Path:
+    (folder,) = (path for path in root.iterdir() if (path / "recipe.json").exists())
+    return folder
+
+
+def training_lines(folder: Path) -> list[dict]:
+    """The training records without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines if "loss" in line]
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """Process ids of the ranks that train into `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(a.startswith(b"--local_rank=") for a in arguments) and str(folder.parent).encode() in arguments:
+            found.append((int(next(a for a in arguments if a.startswith(b"--local_rank=")).split(b"=")[1]), int(path.parts[2])))
+    return [pid for _, pid in sorted(found) if b"launcher" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (3, "bf16")])
+def test_resume_after_kill_9_of_a_rank_is_bitwise_the_uninterrupted_run(shard_folder, tmp_path, stage, precision) -> None:
+    options = {"engine.zero_stage": stage, "engine.precision": precision}
+    run(command("deepspeed", shard_folder, tmp_path / "whole", **options))
+    whole = the_run(tmp_path / "whole")
+    assert [line["step"] for line in training_lines(whole)] == list(range(1, STEPS + 1))
+
+    process = start(command("deepspeed", shard_folder, tmp_path / "killed", **options))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        folders = list((tmp_path / "killed").glob("demo-*/metrics.jsonl"))
+        if folders and folders[0].read_text().count("\n") >= 18:
+            break
+        time.sleep(0.02)
+    killed = folders[0].parent
+    os.kill(ranks_of(killed)[1], signal.SIGKILL)
+    code, output = finish(process)
+    assert code != 0
+    assert len(training_lines(killed)) < STEPS, "it was to die before its end"
+
+    output = run(command("deepspeed", shard_folder, tmp_path / "killed", **options))
+    assert "resumed from" in output
+    assert killed.name == whole.name
+    assert training_lines(killed) == training_lines(whole)
+    weights, expected = (load_file(folder / f"checkpoints/step-{STEPS}/model/model.safetensors") for folder in (killed, whole))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert not list((killed / "checkpoints").glob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def finished(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished run of one rank under plain python."""
+    root = tmp_path_factory.mktemp("finished")
+    run(command("python", shard_folder, root))
+    return the_run(root)
+
+
+def test_a_run_leaves_what_its_users_rely_on(finished: Path) -> None:
+    for name in ("recipe.json", "environment.json", "metrics.jsonl", "tensorboard"):
+        assert (finished / name).exists(), name
+    assert [path.name for path in sorted((finished / "checkpoints").glob("step-*"))] == ["step-30", "step-35", "step-40"]
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    assert {"step", "loss", "grad_norm", "lr", "tokens_per_s", "data_wait_share", "tflops_per_rank"} <= training[0].keys()
+    assert any(key.startswith("loss/") for key in training[-1])
+    validation = [line for line in lines if "validation" in line]
+    assert [line["step"] for line in validation] == [20, 40]
+    assert {"burgers_1d", "advection_1d", "navier_stokes_2d"} & {key.split("/")[0] for key in validation[0]["validation"]}
+    model = Simulator.from_pretrained(finished / "checkpoints/step-40/model")
+    assert model.context_frames == 1
+
+
+def test_a_finished_run_has_nothing_to_do_and_can_be_extended(finished: Path, shard_folder: Path) -> None:
+    output = run(command("python", shard_folder, finished.parent))
+    assert "already trained to step 40 of 40; nothing to do" in output
+    output = run(command("python", shard_folder, finished.parent, **{"schedule.steps": 44}))
+    assert "changed since this run began: schedule.steps: 40 -> 44" in output
+    assert training_lines(finished)[-1]["step"] == 44
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(finished: Path, shard_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / finished.name
+    shutil.copytree(finished, folder)
+    newest = max((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+    victim = newest / "model" / "model.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    output = run(command("python", shard_folder, tmp_path, **{"schedule.steps": 46}))
+    assert f"checkpoint {newest.name} is broken and passed over" in output
+    assert "SHA-256" in output
+    assert (folder / "checkpoints" / f"{newest.name}.broken").is_dir()
+    assert training_lines(folder)[-1]["step"] == 46
+
+
+def test_torchrun_and_deepspeed_ranks_give_the_same_losses(shard_folder: Path, tmp_path: Path) -> None:
+    short = {"schedule.steps": 4, "evaluate.every_steps": 0}
+    losses = []
+    for launcher in ("torchrun", "deepspeed"):
+        run(command(launcher, shard_folder, tmp_path / launcher, **short))
+        losses.append(training_lines(the_run(tmp_path / launcher)))
+    assert losses[0] == losses[1]
+
+
+BAD = [
+    ({"optimizer.learning_rate": 1}, (), ["optimizer.learning_rate", "lr"]),
+    ({"engine.zero_stage": 0, "engine.precision": "bf16"}, (), ["engine.zero_stage", "bf16"]),
+    ({"data.manifest": "nowhere/manifest.json"}, (), ["nowhere/manifest.json: no such manifest", "tools/shard.py"]),
+    ({"curriculum.horizons": [1, 30], "data.batch_tokens": 65536}, (), ["curriculum.horizons", "30 predicted frames"]),
+    ({"engine.accelerator": "gpu"}, (), ["needs 1 GPU", "engine.accelerator=any"]),
+    ({}, ("--resume", "nowhere"), ["nowhere: neither a run folder"]),
+    ({}, ("--resume", "none"), ["holds checkpoints", "--resume auto"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "extra", "needles"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_exits_2_with_one_message(finished, shard_folder, overrides, extra, needles) -> None:
+    if "engine.accelerator" in overrides and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, so a recipe that needs one is not refused")
+    code, output = finish(start(command("python", shard_folder, finished.parent, *extra, **overrides)))
+    assert code == 2, output
+    assert "Traceback" not in output
+    assert output.count("error:") == 1
+    for needle in needles:
+        assert needle in output
+
+
+def test_a_run_folder_in_use_is_refused(finished: Path, shard_folder: Path) -> None:
+    with lock(finished):
+        code, output = finish(start(command("python", shard_folder, finished.parent)))
+    assert code == 2
+    assert f"in use by process {os.getpid()}" in output
+    assert "Traceback" not in output
+
+
+def test_another_number_of_ranks_is_refused_with_the_numbers(finished: Path, shard_folder: Path) -> None:
+    line = command("torchrun", shard_folder, finished.parent, **{"schedule.steps": 60})
+    _, output = finish(start(line))
+    assert "was written with world_size 1 (now 2); resume with the same number of ranks" in output

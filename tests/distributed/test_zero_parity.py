@@ -1,0 +1,106 @@
+"""ZeRO stages 0 to 3 on two gloo ranks against a plain loop that knows nothing of DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parity_worker import ACCUMULATION, STEPS, batch
+from small_models import SPECS, inputs, make
+
+from ups_scale.engine.optimizer import adamw
+from ups_scale.engine.schedule import lr_at
+
+WORLD_SIZE = 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+CASES = ("0-fp32", "1-fp32", "2-fp32", "3-fp32", "1-bf16", "2-bf16", "3-bf16")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("parity")
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORLD_SIZE), "--master-port", str(free_port())]
+    command += [str(tests / "distributed" / "parity_worker.py"), str(out), *CASES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    results = json.loads((out / "results.json").read_text())
+    return {case: {**results[case], **torch.load(out / f"{case}.pt", weights_only=True)} for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict:
+    """The same training in a few lines of torch: accumulation, mean over ranks, clipping, AdamW, moving average."""
+    model = make(trained=True).train()
+    optimizer = adamw(model, 0.003, (0.9, 0.95), 1e-8, 0.02)
+    averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses, norms = [], []
+    for step in range(STEPS):
+        for microstep in range(ACCUMULATION):
+            total = 0.0
+            for rank in range(WORLD_SIZE):
+                given, target = batch(step, microstep, rank)
+                loss = (model(*given, 2) - target).square().mean()
+                (loss / ACCUMULATION / WORLD_SIZE).backward()
+                total += loss.item() / WORLD_SIZE
+            losses.append(total)
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5).item())
+        rate = lr_at(step, name="cosine", peak=0.003, steps=20, warmup_ratio=0.05, final_lr_ratio=0.01, decay_ratio=0.2)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, p in model.named_parameters():
+            averaged[name].lerp_(p.detach(), 1 - decay)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.load_state_dict(averaged)
+    with torch.no_grad():
+        predicted = model.eval()(*inputs(SPECS[0]), 2)
+    return {"losses": losses, "norms": norms, "weights": weights, "averaged": averaged, "predicted": predicted}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_fp32_equals_a_plain_loop_step_by_step(ran: dict, plain: dict, stage: int) -> None:
+    case = ran[f"{stage}-fp32"]
+    assert case["losses"] == pytest.approx(plain["losses"], rel=2e-5)
+    assert case["norms"] == pytest.approx(plain["norms"], rel=2e-4)
+    for kind in ("weights", "averaged"):
+        assert case[kind].keys() == plain[kind].keys()
+        for name, value in plain[kind].items():
+            torch.testing.assert_close(case[kind][name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+    torch.testing.assert_close(case["predicted"], plain["predicted"], rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_changed_and_the_clip_was_at_work(plain: dict) -> None:
+    assert max(plain["norms"]) > 0.5
+    assert plain["losses"][0] != plain["losses"][-1]
+
+
+def test_bf16_stages_agree_and_stay_near_fp32(ran: dict, plain: dict) -> None:
+    assert ran["1-bf16"]["losses"] == pytest.approx(ran["2-bf16"]["losses"], rel=1e-3)
+    assert ran["3-bf16"]["losses"] == pytest.approx(ran["2-bf16"]["losses"], rel=1e-2)
+    assert ran["2-bf16"]["losses"] == pytest.approx(plain["losses"], rel=0.03)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_masters_are_kept_in_fp32(ran: dict, stage: int) -> None:
+    weights = ran[f"{stage}-bf16"]["weights"]
+    lost = [name for name, w in weights.items() if w.dtype != torch.float32]
+    assert lost == []
+    qkv = weights["operator.blocks.0.attention.qkv.weight"]
+    assert not torch.equal(qkv, qkv.bfloat16().float())

@@ -1,0 +1,91 @@
+"""Burgers against Cole-Hopf by quadrature, its linear limit, its order in time, and (optionally) exponax."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ups_scale.solvers.burgers import solve_burgers
+from ups_scale.solvers.spectral import integrate
+
+
+def cole_hopf(x, t, viscosity, mean):
+    """u(x, t) from u(x, 0) = mean + sin(2 pi x) by quadrature of Cole and Hopf's formula (float64, logarithms shifted).
+
+    u(x, t) = mean + s(x - mean t, t), where s starts from the sine: Burgers is Galilean invariant.
+    """
+    x = x - mean * t
+    y = np.linspace(-1.5, 1.5, 24001) + x[:, None]
+    integral = (1 - np.cos(2 * math.pi * y)) / (2 * math.pi)
+    exponent = -((x[:, None] - y) ** 2 / (2 * t) + integral) / (2 * viscosity)
+    weight = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+    return mean + ((x[:, None] - y) / t * weight).sum(1) / weight.sum(1)
+
+
+@pytest.mark.parametrize(
+    ("nu", "num_points", "tolerance"),
+    [(0.05, 256, 1e-7), (0.01, 512, 2e-5), (0.005, 1024, 2e-5)],
+)
+def test_agrees_with_cole_hopf_through_the_shock(nu, num_points, tolerance):
+    x = np.arange(num_points) / num_points
+    t = 0.3  # the shock forms at 1 / (2 pi)
+    start = torch.from_numpy(0.3 + np.sin(2 * math.pi * x))[None]
+    steps = num_points // 2
+    frames = solve_burgers(start, torch.tensor([nu]), dt=t / 2, num_frames=3, steps_per_frame=steps)
+    assert np.abs(frames[0, 2].numpy() - cole_hopf(x, t, nu / math.pi, 0.3)).max() < tolerance
+
+
+def test_a_weak_mode_decays_at_the_rate_of_nu_over_pi():
+    x = torch.arange(64, dtype=torch.float64) / 64
+    start = 1e-7 * torch.cos(2 * math.pi * 3 * x)[None].repeat(2, 1)
+    nu = torch.tensor([0.1, 0.01], dtype=torch.float64)
+    frames = solve_burgers(start, nu, dt=0.1, num_frames=2, steps_per_frame=3)
+    decay = torch.exp(-(nu / math.pi) * (6 * math.pi) ** 2 * 0.1)
+    torch.testing.assert_close(frames[:, 1], start * decay[:, None], rtol=0, atol=1e-13)
+
+
+def test_the_linear_part_is_exact_at_any_step():
+    generator = torch.Generator().manual_seed(1)
+    state = torch.randn(2, 9, dtype=torch.complex128, generator=generator)
+    rate = -torch.rand(2, 9, dtype=torch.float64, generator=generator) * 50
+    after = integrate(state, rate, torch.zeros_like, 0.7, 3)
+    torch.testing.assert_close(after, state * torch.exp(rate * 2.1), rtol=1e-12, atol=1e-25)
+
+
+def test_time_stepping_is_of_fourth_order():
+    x = torch.arange(128, dtype=torch.float64) / 128
+    start = (0.2 + torch.sin(2 * math.pi * x) + 0.5 * torch.cos(4 * math.pi * x))[None]
+
+    def end(steps):
+        return solve_burgers(start, torch.tensor([0.05]), dt=0.2, num_frames=2, steps_per_frame=steps)[0, 1]
+
+    reference = end(1280)
+    errors = [(end(steps) - reference).abs().max().item() for steps in (40, 80)]
+    assert 3.6 < math.log2(errors[0] / errors[1]) < 4.6
+
+
+def test_momentum_is_conserved_and_energy_never_grows():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.arange(256, dtype=torch.float64) / 256
+    phase = torch.rand(4, 3, 1, dtype=torch.float64, generator=generator) * 6.28
+    start = 0.3 + torch.sin(2 * math.pi * torch.tensor([[1.0], [2.0], [3.0]]) * x + phase).sum(1) / 2
+    frames = solve_burgers(start, torch.full((4,), 0.02), dt=0.03, num_frames=12, steps_per_frame=20)
+    torch.testing.assert_close(frames.mean(-1), start.mean(-1, keepdim=True).expand(4, 12), rtol=0, atol=1e-13)
+    assert (frames.square().mean(-1).diff(dim=1) < 0).all()
+
+
+def test_agrees_with_exponax():
+    exponax = pytest.importorskip("exponax", reason="the oracle is not here: pip install ups_scale[oracle]")
+    import jax
+
+    with jax.enable_x64(True):
+        x = np.arange(512) / 512
+        start = 0.3 + np.sin(2 * math.pi * x) / 2 + np.cos(6 * math.pi * x + 1) / 2
+        nu, t, steps = 0.01, 0.2, 800
+        stepper = exponax.stepper.Burgers(
+            1, 1.0, 512, t / steps, diffusivity=nu / math.pi, convection_scale=1.0, order=4, conservative=True
+        )
+        expected = np.asarray(exponax.repeat(stepper, steps)(start[None]))[0]
+    ours = solve_burgers(torch.from_numpy(start)[None], torch.tensor([nu]), dt=t, num_frames=2, steps_per_frame=200)
+    assert np.abs(ours[0, 1].numpy() - expected).max() < 1e-5

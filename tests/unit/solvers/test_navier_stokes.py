@@ -1,0 +1,103 @@
+"""Navier-Stokes against Taylor and Green's vortex, its invariants, its order in time, and (optionally) exponax."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ups_scale.solvers.initial import periodic_band, with_rms
+from ups_scale.solvers.navier_stokes import LENGTH, solve_navier_stokes
+from ups_scale.solvers.spectral import wavenumbers
+
+
+def random_vorticity(num, num_points):
+    rng = np.random.default_rng(3)
+    return torch.from_numpy(
+        np.stack([with_rms(periodic_band(rng, num_points, low=1, high=4), 1.5) for _ in range(num)])
+    )
+
+
+def energy(w_btxy, length=LENGTH):
+    """Mean kinetic energy per frame, from the Fourier coefficients of w."""
+    size = w_btxy.shape[-1]
+    k = wavenumbers(size, length, half=False, device="cpu")
+    square = k[:, None] ** 2 + k**2
+    spectrum = torch.fft.fft2(w_btxy) / size**2
+    return 0.5 * (torch.where(square > 0, 1 / square, 0) * spectrum.abs() ** 2).sum((-2, -1))
+
+
+@pytest.mark.parametrize("length", [LENGTH, 1.0])
+@pytest.mark.parametrize("mode", [1, 3])
+def test_taylor_green_vortex_decays_exactly(mode, length):
+    k = 2 * math.pi * mode / length
+    x = torch.arange(32, dtype=torch.float64) * (length / 32)
+    start = (2 * k * torch.cos(k * x)[:, None] * torch.cos(k * x))[None].repeat(2, 1, 1)
+    nu = torch.tensor([0.03, 0.003], dtype=torch.float64) / k**2
+    frames = solve_navier_stokes(start, nu, dt=0.5, num_frames=4, steps_per_frame=20, num_output=32, length=length)
+    decay = torch.exp(-2 * nu[:, None] * k**2 * 0.5 * torch.arange(4))
+    torch.testing.assert_close(frames, start[:, None] * decay[:, :, None, None], rtol=0, atol=1e-10 * k)
+
+
+def test_a_shear_layer_is_carried_by_the_flow_it_stands_for():
+    """Fixes the signs: the first change of a wave in x on the shear u(y) = -cos(y), worked out by hand."""
+    x = torch.arange(64, dtype=torch.float64) * (LENGTH / 64)
+    shear = -torch.sin(x)[None, :].expand(64, 64)  # w = v_x - u_y with u = -cos(y), v = 0
+    wave = 1e-4 * torch.cos(5 * x)[:, None].expand(64, 64)
+    dt = 1e-3
+    start, after = solve_navier_stokes(
+        (shear + wave)[None], torch.zeros(1), dt=dt, num_frames=2, steps_per_frame=1, num_output=64
+    )[0]
+    # w_t = -u w_x - v w_y; of the wave itself psi = wave / 25, v = -psi_x, and of the shear w_y = -cos(y).
+    u = -torch.cos(x)[None, :]
+    wave_x = -5e-4 * torch.sin(5 * x)[:, None]
+    v = -wave_x / 25
+    expected = -u * wave_x - v * -torch.cos(x)[None, :]
+    torch.testing.assert_close((after - start) / dt, expected, rtol=0, atol=2e-6)
+
+
+def test_energy_and_enstrophy_decay_and_the_mean_stays_zero():
+    frames = solve_navier_stokes(
+        random_vorticity(3, 64) + 0.7, torch.tensor([0.003, 0.01, 0.03]), dt=0.25, num_frames=8, steps_per_frame=6,
+        num_output=64,
+    )  # fmt: skip
+    assert frames.mean((-2, -1)).abs().max() < 1e-14
+    assert (energy(frames).diff(dim=1) < 0).all()
+    assert (frames.square().mean((-2, -1)).diff(dim=1) < 0).all()
+
+
+def test_without_viscosity_energy_and_enstrophy_are_conserved():
+    frames = solve_navier_stokes(
+        random_vorticity(2, 64), torch.zeros(2), dt=0.25, num_frames=3, steps_per_frame=25, num_output=64
+    )
+    for quantity in (energy(frames), frames.square().mean((-2, -1))):
+        torch.testing.assert_close(quantity, quantity[:, :1].expand(2, 3), rtol=1e-6, atol=0)
+
+
+def test_time_stepping_is_of_fourth_order():
+    start, nu = random_vorticity(1, 32), torch.tensor([0.01])
+
+    def end(steps):
+        return solve_navier_stokes(start, nu, dt=0.5, num_frames=2, steps_per_frame=steps, num_output=32)[0, 1]
+
+    reference = end(256)
+    errors = [(end(steps) - reference).abs().max().item() for steps in (16, 32)]
+    assert 3.6 < math.log2(errors[0] / errors[1]) < 4.6
+
+
+def test_truncation_keeps_the_modes_below_the_output_grid():
+    start = random_vorticity(1, 64)
+    frames = solve_navier_stokes(start, torch.zeros(1), dt=0.1, num_frames=2, steps_per_frame=1, num_output=32)
+    torch.testing.assert_close(frames[:, 0], start[:, ::2, ::2], rtol=0, atol=1e-12)
+
+
+def test_agrees_with_exponax():
+    exponax = pytest.importorskip("exponax", reason="the oracle is not here: pip install ups_scale[oracle]")
+    import jax
+
+    start, nu, t, steps = random_vorticity(1, 64), 0.05, 1.0, 400  # viscous enough that both resolve it
+    with jax.enable_x64(True):
+        stepper = exponax.stepper.NavierStokesVorticity(2, LENGTH, 64, t / steps, diffusivity=nu, order=4)
+        expected = -np.asarray(exponax.repeat(stepper, steps)(-start.numpy()))[0]  # its vorticity is u_y - v_x
+    ours = solve_navier_stokes(start, torch.tensor([nu]), dt=t, num_frames=2, steps_per_frame=100, num_output=64)
+    assert np.abs(ours[0, 1].numpy() - expected).max() < 1e-5
