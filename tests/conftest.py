@@ -22,7 +22,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], W
 
 @pytest.fixture(scope="session")
 def source_folder(sources: dict[tuple[str, str], Written]) -> Path:
-    """Folder of small PDEBench-layout HDF5 files of three families: 12 train, 4 valid, 4 test trajectories, 12 frames."""
+    """Folder of PDEBench-layout HDF5 files, three families: 12 train, 4 valid, 4 test trajectories of 12 frames."""
     return next(iter(sources.values())).path.parent
 
 

@@ -77,7 +77,8 @@ class Source:
             raise DataError(
                 f"{self.path}: trajectory {trajectory} can't be read ({error}); the file is damaged, get it again"
             ) from None
-        return np.ascontiguousarray(data, dtype=np.float32)
+        with np.errstate(over="ignore"):  # whoever writes it looks whether it is finite
+            return np.ascontiguousarray(data, dtype=np.float32)
 
 
 @contextmanager

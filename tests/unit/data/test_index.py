@@ -123,7 +123,7 @@ def test_impossible_headers_with_a_right_checksum_are_refused(tmp_path, changes)
     raw = make().to_bytes()
     length = int.from_bytes(raw[len(MAGIC) : len(MAGIC) + 8], "little")
     content = json.loads(raw[START : START + length]) | changes
-    with pytest.raises(DataError, match="damaged: run tools/shard.py again"):
+    with pytest.raises(DataError, match=r"damaged: run tools/shard\.py again"):
         parse_index(sealed(json.dumps(content).encode(), raw[START + length :]), tmp_path / "a.idx")
 
 

@@ -167,7 +167,9 @@ def test_stated_parameter_or_other_cut_is_written_again(source_folder, tmp_path,
     assert "such as advection_1d-train-00001.tar" in note
 
 
-def test_a_run_that_fails_leaves_no_manifest_and_the_next_one_finishes(own_sources, shard_folder, tmp_path, monkeypatch):
+def test_a_run_that_fails_leaves_no_manifest_and_the_next_one_finishes(
+    own_sources, shard_folder, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
     make_shards(own_sources, out)
     for name in ("advection_1d-train-00000.tar", "navier_stokes_2d-test-00003.tar", "navier_stokes_2d-train-00005.tar"):
@@ -201,7 +203,11 @@ def test_what_is_not_finite_is_refused_with_its_place(own_sources, tmp_path, bad
         file["0007/data"] = data
     with pytest.raises(DataError) as error:
         make_shards(own_sources, tmp_path / "out")
-    for part in ("reaction_diffusion_2d_train.h5", "trajectory 7, field inhibitor, frame 5", "leave that trajectory out"):
+    for part in (
+        "reaction_diffusion_2d_train.h5",
+        "trajectory 7, field inhibitor, frame 5",
+        "leave that trajectory out",
+    ):
         assert part in str(error.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert not list((tmp_path / "out").glob("*.tmp"))
