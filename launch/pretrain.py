@@ -23,7 +23,10 @@ def main() -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--run-root", type=Path, default=Path("runs"), help="where run folders lie (default: runs)")
     parser.add_argument(
-        "--resume", default="auto", metavar="auto|none|PATH", help="newest whole checkpoint (default), none, or this one"
+        "--resume",
+        default="auto",
+        metavar="auto|none|PATH",
+        help="newest whole checkpoint (default), none, or this one",
     )
     parser.add_argument("--where", action="store_true", help="print the run folder of this recipe and data, and stop")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it

@@ -80,7 +80,9 @@ def make(seed: int = 0, trained: bool = False, conditioning: dict | None = None,
     return model
 
 
-def inputs(spec: FamilySpec, batch: int = 3, frames: int = 1, seed: int = 0) -> tuple[torch.Tensor, str, torch.Tensor, torch.Tensor]:
+def inputs(
+    spec: FamilySpec, batch: int = 3, frames: int = 1, seed: int = 0
+) -> tuple[torch.Tensor, str, torch.Tensor, torch.Tensor]:
     """(context, family, parameters, dt) for `Simulator.forward`, at the family's own scale."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.randn(batch, frames, len(spec.fields), *spec.grid, generator=generator)

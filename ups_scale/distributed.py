@@ -30,11 +30,12 @@ class Ranks:
 
 def from_environment() -> tuple[int, int, int]:
     """(rank, world size, local rank) as the launcher states them; (0, 1, 0) under plain python."""
-    return tuple(int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # type: ignore[return-value]
+    environment = os.environ
+    return int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)), int(environment.get("LOCAL_RANK", 0))
 
 
 def setup() -> Ranks:
-    """Joins the process group that the launcher (deepspeed, torchrun, or none for one rank) describes. Every rank calls it.
+    """Joins the process group that the launcher (deepspeed, torchrun, none for one rank) describes; every rank calls it.
 
     nccl with one GPU per rank, gloo without GPUs. One rank alone needs no port. On shared CPU cores each rank gets its
     share of them as threads: two ranks of two threads each on two cores made a training step 40 times slower.

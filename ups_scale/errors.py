@@ -1,4 +1,4 @@
-"""What a user did or met, with the remedy in the message. Each class names the exit code that the commands return for it."""
+"""What a user did or met, with the remedy in the message, and the exit code that commands return for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Base of the errors whose message alone is enough to act on: printed without a traceback."""
+    """Base of the errors whose message alone is enough to act on: printed without a traceback.
+
+    `on_all_ranks`: whether every rank meets the error, so that one of them saying it is enough.
+    """
 
     exit_code = 2
+    on_all_ranks = True
 
 
 class RecipeError(UserError):
@@ -34,13 +38,14 @@ class DivergenceError(UserError):
 def run_command(main: Callable[[], int | None]) -> None:
     """Exits with what `main()` returns (None: 0), turning a `UserError` into its message and exit code.
 
-    Only rank 0 prints, so that N ranks that meet the same error say it once.
+    An error that all ranks meet is printed by rank 0 alone.
     """
     try:
         code = main() or 0
     except UserError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr)
+        rank = int(os.environ.get("RANK", "0"))
+        if rank == 0 or not error.on_all_ranks:
+            print(f"error: {error}" if error.on_all_ranks else f"error on rank {rank}: {error}", file=sys.stderr)
         code = error.exit_code
     sys.stdout.flush()
     sys.stderr.flush()

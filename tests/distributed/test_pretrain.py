@@ -46,7 +46,13 @@ TIMED = {"tokens_per_s", "tflops_per_rank", "data_wait_share", "seconds"}
 def command(launcher: str, shards: Path, root: Path, *extra: str, **overrides: object) -> list[str]:
     """The command line of a small run under a launcher: "deepspeed", "torchrun" or "python"."""
     start = {
-        "deepspeed": [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", str(29700 + os.getpid() % 200)],
+        "deepspeed": [
+            str(BIN / "deepspeed"),
+            "--num_accelerators",
+            "2",
+            "--master_port",
+            str(29700 + os.getpid() % 200),
+        ],
         "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port", str(29900 + os.getpid() % 90)],
         "python": [sys.executable],
     }[launcher]
@@ -59,7 +65,13 @@ def command(launcher: str, shards: Path, root: Path, *extra: str, **overrides: o
 def start(line: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
     return subprocess.Popen(
-        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        line,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -100,12 +112,16 @@ def ranks_of(folder: Path) -> list[int]:
         except OSError:
             continue
         if any(a.startswith(b"--local_rank=") for a in arguments) and str(folder.parent).encode() in arguments:
-            found.append((int(next(a for a in arguments if a.startswith(b"--local_rank=")).split(b"=")[1]), int(path.parts[2])))
+            found.append(
+                (int(next(a for a in arguments if a.startswith(b"--local_rank=")).split(b"=")[1]), int(path.parts[2]))
+            )
     return [pid for _, pid in sorted(found) if b"launcher" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (3, "bf16")])
-def test_resume_after_kill_9_of_a_rank_is_bitwise_the_uninterrupted_run(shard_folder, tmp_path, stage, precision) -> None:
+def test_resume_after_kill_9_of_a_rank_is_bitwise_the_uninterrupted_run(
+    shard_folder, tmp_path, stage, precision
+) -> None:
     options = {"engine.zero_stage": stage, "engine.precision": precision}
     run(command("deepspeed", shard_folder, tmp_path / "whole", **options))
     whole = the_run(tmp_path / "whole")
@@ -128,7 +144,9 @@ def test_resume_after_kill_9_of_a_rank_is_bitwise_the_uninterrupted_run(shard_fo
     assert "resumed from" in output
     assert killed.name == whole.name
     assert training_lines(killed) == training_lines(whole)
-    weights, expected = (load_file(folder / f"checkpoints/step-{STEPS}/model/model.safetensors") for folder in (killed, whole))
+    weights, expected = (
+        load_file(folder / f"checkpoints/step-{STEPS}/model/model.safetensors") for folder in (killed, whole)
+    )
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert not list((killed / "checkpoints").glob("*.tmp"))
 
@@ -144,14 +162,22 @@ def finished(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_run_leaves_what_its_users_rely_on(finished: Path) -> None:
     for name in ("recipe.json", "environment.json", "metrics.jsonl", "tensorboard"):
         assert (finished / name).exists(), name
-    assert [path.name for path in sorted((finished / "checkpoints").glob("step-*"))] == ["step-30", "step-35", "step-40"]
+    assert [path.name for path in sorted((finished / "checkpoints").glob("step-*"))] == [
+        "step-30",
+        "step-35",
+        "step-40",
+    ]
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
-    assert {"step", "loss", "grad_norm", "lr", "tokens_per_s", "data_wait_share", "tflops_per_rank"} <= training[0].keys()
+    assert {"step", "loss", "grad_norm", "lr", "tokens_per_s", "data_wait_share", "tflops_per_rank"} <= training[
+        0
+    ].keys()
     assert any(key.startswith("loss/") for key in training[-1])
     validation = [line for line in lines if "validation" in line]
     assert [line["step"] for line in validation] == [20, 40]
-    assert {"burgers_1d", "advection_1d", "navier_stokes_2d"} & {key.split("/")[0] for key in validation[0]["validation"]}
+    assert {"burgers_1d", "advection_1d", "navier_stokes_2d"} & {
+        key.split("/")[0] for key in validation[0]["validation"]
+    }
     model = Simulator.from_pretrained(finished / "checkpoints/step-40/model")
     assert model.context_frames == 1
 

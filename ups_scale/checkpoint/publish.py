@@ -1,6 +1,6 @@
 """Publishing a checkpoint: written aside, checksummed, flushed, renamed. What has its final name is whole.
 
-    checkpoints/step-250.tmp/ -> files -> manifest.json (sizes, SHA-256) last -> fsync -> rename -> fsync the folder
+checkpoints/step-250.tmp/ -> files -> manifest.json (sizes, SHA-256) last -> fsync -> rename -> fsync the folder
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _seal(path: Path) -> dict:
 
 
 def retain(checkpoints: Path, keep_last: int, keep_every: int) -> None:
-    """Deletes all published checkpoints but the last `keep_last` and those at multiples of `keep_every` steps (0: none)."""
+    """Deletes all published checkpoints but the last `keep_last` and those at multiples of `keep_every` (unless 0)."""
     for step, path in published(checkpoints)[:-keep_last]:
         if not keep_every or step % keep_every:
             # Renamed first: a folder half deleted must not look like a checkpoint.

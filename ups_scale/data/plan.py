@@ -9,7 +9,7 @@ the number of ranks nor of reading threads enters; the state is the step and one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -120,6 +120,13 @@ class Plan:
             draws.append(Draw(name, positions[name], windows, horizon))
             positions[name] += windows
         return draws, PlanState(state.step + 1, positions)
+
+    def check_ranks(self, world_size: int, parts: int, horizons: Sequence[int]) -> None:
+        """Raises now what `chunk` would raise at the step where the horizon has grown too long for this many ranks."""
+        for horizon in horizons:
+            for name, stream in self._streams.items():
+                windows = windows_per_draw(self._batch_tokens, self._draws_per_step, stream.tokens * horizon)
+                chunk(Draw(name, 0, windows, horizon), 0, world_size, 0, parts)
 
     def window(self, draw: Draw, number: int, attempt: int = 0) -> tuple[int, int]:
         """(trajectory, first frame) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged.

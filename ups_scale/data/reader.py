@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,6 @@ class ShardReader:
             raise DataError(f"{manifest.path}: no family {family!r}; it has {', '.join(sorted(manifest.families))}")
         self.data = manifest.families[family]
         self.family, self.split = family, split
-        self._folder = manifest.path.parent
         entries = self.data.shards.get(split, ())
         if not entries:
             raise DataError(
@@ -75,12 +76,10 @@ class ShardReader:
             )
         self._indices: list[ShardIndex] = []
         for entry in entries:
-            path = self._folder / (entry.file + ".idx")
-            if not (self._folder / entry.file).is_file():
-                raise DataError(
-                    f"{self._folder / entry.file}: no such shard, though {manifest.path} lists it; run "
-                    "tools/shard.py again"
-                )
+            shard = manifest.path.parent / entry.file
+            path = shard.with_name(shard.name + ".idx")
+            if not shard.is_file():
+                raise DataError(f"{shard}: no such shard, though {manifest.path} lists it; run tools/shard.py again")
             self._indices.append(_index(path, entry, manifest))
             header, spec = self._indices[-1].header, self.data.spec
             if (header.fields, header.parameters, header.grid, header.num_frames, header.num_trajectories) != (
@@ -91,15 +90,16 @@ class ShardReader:
                     "run tools/shard.py again"
                 )
         self._files = [entry.file for entry in entries]
+        self._paths = [manifest.path.parent / file for file in self._files]
         self.shard_sizes = tuple(index.header.num_trajectories for index in self._indices)
-        self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+        self._first = [0, *accumulate(self.shard_sizes)]
         # Threads share open files, as preadv keeps no position. One that is dropped here while a thread reads from it
         # is closed when that thread lets go of it.
         self._open = lru_cache(maxsize=OPEN_SHARDS)(_OpenShard)
 
     @property
     def num_trajectories(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     def locate(self, trajectory: int) -> tuple[int, int]:
         """(shard, row in the shard) of a trajectory counted over all shards of the split."""
@@ -108,8 +108,8 @@ class ShardReader:
                 f"trajectory {trajectory} asked of family {self.family}, split {self.split}, which has "
                 f"{self.num_trajectories}"
             )
-        shard = int(np.searchsorted(self._first, trajectory, side="right")) - 1
-        return shard, trajectory - int(self._first[shard])
+        shard = bisect_right(self._first, trajectory) - 1
+        return shard, trajectory - self._first[shard]
 
     def read_window(self, trajectory: int, first_frame: int, out_ctx: np.ndarray) -> None:
         """Reads frames first_frame .. first_frame + T - 1 of a trajectory into `out_ctx`, (C, T, *grid) float32.
@@ -129,7 +129,7 @@ class ShardReader:
                 f"{self._files[shard]}: frames {first_frame} to {first_frame + num_frames - 1} asked of a trajectory "
                 f"with {header.num_frames}"
             )
-        file = self._open(self._folder / self._files[shard])
+        file = self._open(self._paths[shard])
         for field, name in enumerate(header.fields):
             target = memoryview(out_ctx[field]).cast("B")
             offset = int(index.offsets_nc[row, field]) + first_frame * frame_bytes

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def ds_config(*, zero_stage: int, precision: str, grad_clip: float, accumulation: int, world_size: int) -> dict[str, Any]:
+def ds_config(
+    *, zero_stage: int, precision: str, grad_clip: float, accumulation: int, world_size: int
+) -> dict[str, Any]:
     """The dict that `deepspeed.initialize` takes.
 
     The batch sizes count micro-batches as one sample each: the plan decides how many windows a micro-batch has, and

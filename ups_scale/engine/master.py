@@ -38,18 +38,16 @@ def full_weights(engine: Any, keep: bool) -> dict[str, Tensor]:
     """Every weight whole and in fp32 on the CPU, by name; empty where `keep` is False. Every rank calls it."""
     weights = {}
     for name, parameter in engine.module.named_parameters():
-        if engine.zero_optimization_stage() == 0:
-            value = parameter.detach()
-        else:
-            value = safe_get_full_fp32_param(parameter)
+        sharded = engine.zero_optimization_stage() > 0
+        value = safe_get_full_fp32_param(parameter) if sharded else parameter.detach()
         if keep:
             weights[name] = value.float().cpu().clone()
     return weights
 
 
 def global_gradient_norm(engine: Any) -> float:
-    """L2 norm of the whole gradient of the last step, before clipping. At stages 1 to 3 every rank may call it after the
-    step; at stage 0, where DeepSpeed does not keep it, before."""
+    """L2 norm of the whole gradient of a step, before clipping: to be called after the step at stages 1 to 3, and before
+    it at stage 0, where DeepSpeed does not keep it."""
     if engine.zero_optimization_stage() > 0:
         norm = engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")

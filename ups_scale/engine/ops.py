@@ -1,6 +1,6 @@
 """The C++ that DeepSpeed compiles at run time: built once, into the environment's own folder, with a message.
 
-    python -m ups_scale.engine.ops        what `make setup` runs
+python -m ups_scale.engine.ops        what `make setup` runs
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from torch import nn
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: matrices, which decay, and everything else (biases, gains, embeddings, nulls), which does not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_matrix = name == "weight" and parameter.ndim >= 2 and not isinstance(module, nn.Embedding)
@@ -18,7 +19,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
-def adamw(model: nn.Module, lr: float, betas: Sequence[float], eps: float, weight_decay: float) -> torch.optim.Optimizer:
+def adamw(
+    model: nn.Module, lr: float, betas: Sequence[float], eps: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """AdamW with decoupled weight decay on the matrices (arXiv 1711.05101), the fused kernel on a GPU.
 
     torch's own rather than DeepSpeed's: no C++ to compile at the first start, the same update.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ class Engine:
         from ups_scale.engine import master
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # DeepSpeed calls an API that newer torch renames, at every step.
+        warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
         self._master = master
         self._schedule: Callable[[int], float] = lambda step: lr_at(
             step,

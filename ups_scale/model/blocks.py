@@ -29,7 +29,7 @@ class Block(nn.Module):
     """x + gate * attention(norm(x)), then x + gate * MLP(norm(x)); shift, scale and gate come from the conditions and
     start at zero, so that a new block is the identity. The residual stream stays in float32.
 
-    `drop_path` is the probability per sample, in training, of leaving a branch out (stochastic depth, arXiv 1603.09382).
+    `drop_path` is the probability per sample, in training, of leaving a branch out (arXiv 1603.09382).
     """
 
     def __init__(self, model_dim: int, num_heads: int, mlp_ratio: float, qk_rmsnorm: bool, drop_path: float) -> None:

@@ -27,7 +27,7 @@ class Linear32(nn.Linear):
 
 
 class ScalarEmbedding(nn.Module):
-    """Sum of the embeddings of named positive or signed scalars, by magnitude: log10, its learned Fourier features, sign.
+    """Sum of the embeddings of named scalars: log10 of the magnitude, its learned Fourier features, and the sign.
 
     Each name has its own weights, and a learned null for where the value is missing (NaN).
     """

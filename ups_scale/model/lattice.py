@@ -27,8 +27,9 @@ def patch_shape(grid: Sequence[int], smallest: int, max_tokens: int) -> tuple[in
     for axis, (size, edge) in enumerate(zip(grid, patch, strict=True)):
         if size % edge:
             raise RecipeError(
-                f"a grid of {'x'.join(map(str, grid))} points can't be cut in patches of {edge} along axis {axis}: choose "
-                f"model.patch_size (now {smallest}) and model.latent_tokens (now {max_tokens}) so that the edge divides {size}"
+                f"a grid of {'x'.join(map(str, grid))} points can't be cut in patches of {edge} along axis {axis}: "
+                f"choose model.patch_size (now {smallest}) and model.latent_tokens (now {max_tokens}) so that the edge "
+                f"divides {size}"
             )
     return tuple(patch)
 

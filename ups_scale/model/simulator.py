@@ -135,8 +135,8 @@ class Simulator(nn.Module):
         expected = (self.context_frames, len(spec.fields), *spec.grid)
         if tuple(context_btcx.shape[1:]) != expected:
             raise DataError(
-                f"family {family}: context of shape {tuple(context_btcx.shape)}, expected (batch, frames, fields, grid) = "
-                f"(B, {', '.join(map(str, expected))})"
+                f"family {family}: context of shape {tuple(context_btcx.shape)}, expected (batch, frames, fields, "
+                f"grid) = (B, {', '.join(map(str, expected))})"
             )
         return spec
 

@@ -32,7 +32,8 @@ def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict
     modules = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
     total = sum(modules.values())
     horizons = recipe.curriculum.horizons
-    families = {}
+    families: dict[str, dict[str, Any]] = {}
+    draws = []
     for name in sorted(model.specs):
         tokens = model.num_tokens(name)
         flops = training_flops(model, name)
@@ -45,10 +46,10 @@ def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict
             "tokens_per_frame": tokens,
             "training_gflops_per_frame": flops / 1e9,
             "windows_per_draw": {str(h): count for h, count in windows.items()},
-            "training_tflops_per_draw": flops * windows[horizons[0]] * horizons[0] / 1e12,
         }
-    # A draw takes each family with its probability; every family's draw has about the same number of tokens.
-    mean_draw = sum(family["training_tflops_per_draw"] for family in families.values()) / len(families)
+        draws.append(flops * windows[horizons[0]] * horizons[0] / 1e12)
+    # The plain mean over families: how often each is drawn depends on the data's trajectories.
+    mean_draw = sum(draws) / len(draws)
     return {
         "recipe": recipe.run.name,
         "ranks": world_size,
@@ -71,9 +72,12 @@ def _bytes(parameters: int, stage: int, precision: str, world_size: int) -> dict
     low = 2 if precision == "bf16" else 4
     # DeepSpeed keeps a separate fp32 copy of each rank's partition from stage 1 on, also when training in fp32.
     optimizer = MOMENT_BYTES + AVERAGE_BYTES + (MASTER_BYTES if stage > 0 else 0)
-    share = {"weights": stage >= 3, "gradients": stage >= 2, "optimizer": stage >= 1}
-    sizes = {"weights": low, "gradients": low, "optimizer": optimizer}
-    gib = {name: parameters * size / (world_size if share[name] else 1) / GIB for name, size in sizes.items()}
+    # What is kept per parameter, and the stage from which on it is divided among the ranks.
+    kept = {"weights": (low, 3), "gradients": (low, 2), "optimizer": (optimizer, 1)}
+    gib = {
+        name: parameters * size / (world_size if stage >= divided_from else 1) / GIB
+        for name, (size, divided_from) in kept.items()
+    }
     return {**gib, "total": sum(gib.values())}
 
 
@@ -82,16 +86,24 @@ def render(figures: dict[str, Any]) -> str:
     lines = [f"recipe {figures['recipe']} on {figures['ranks']} rank(s); families from {figures['families_from']}", ""]
     lines.append("parameters")
     lines += [f"  {name:<14}{count / 1e6:>10.3f} M" for name, count in figures["parameters"].items()]
-    lines += ["", f"{figures['steps']} steps of {figures['batch_tokens']} tokens, in {figures['accumulation']} microsteps"]
+    lines += [
+        "",
+        f"{figures['steps']} steps of {figures['batch_tokens']} tokens, in {figures['accumulation']} microsteps",
+    ]
     lines[-1] += f" of at most {figures['micro_tokens']} tokens on each rank;"
-    lines.append(f"about {figures['training_tflops_per_step']:.4g} TFLOP per step (forward and backward, no recomputation)")
-    lines += ["", f"{'family':<26}{'grid':>12}{'lattice':>10}{'tokens':>8}{'GFLOP/frame':>13}{'windows per draw':>28}"]
+    lines.append(
+        f"about {figures['training_tflops_per_step']:.4g} TFLOP per step (forward and backward, no recomputation)"
+    )
+    lines += [
+        "",
+        f"{'family':<26}{'grid':>12}{'lattice':>10}{'tokens':>8}{'GFLOP/frame':>13}  windows per draw at horizon",
+    ]
     for name, family in figures["families"].items():
         grid, lattice = ("x".join(map(str, family[key])) for key in ("grid", "lattice"))
         windows = ", ".join(f"h{h}: {count}" for h, count in family["windows_per_draw"].items())
         lines.append(
             f"{name:<26}{grid:>12}{lattice:>10}{family['tokens_per_frame']:>8}"
-            f"{family['training_gflops_per_frame']:>13.3f}{windows:>28}"
+            f"{family['training_gflops_per_frame']:>13.3f}  {windows}"
         )
     lines += ["", f"{'GiB per rank':<16}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'total':>9}"]
     for stage, row in figures["gib_per_rank"].items():
@@ -99,8 +111,7 @@ def render(figures: dict[str, Any]) -> str:
         if row is None:
             lines.append(f"  ZeRO-{stage:<9}  refused with bf16")
             continue
-        lines.append(
-            f"  ZeRO-{stage:<9}{row['weights']:>10.3f}{row['gradients']:>11.3f}{row['optimizer']:>11.3f}{row['total']:>9.3f}{mark}"
-        )
+        sizes = f"{row['weights']:>10.3f}{row['gradients']:>11.3f}{row['optimizer']:>11.3f}{row['total']:>9.3f}"
+        lines.append(f"  ZeRO-{stage:<9}{sizes}{mark}")
     lines.append("activations and communication buffers come on top")
     return "\n".join(lines)

@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "deepspeed", "accelerate", "webdataset", "h5py", "numpy", "safetensors", "jsonschema", "tensorboard")
+PACKAGES = (
+    "torch",
+    "deepspeed",
+    "accelerate",
+    "webdataset",
+    "h5py",
+    "numpy",
+    "safetensors",
+    "jsonschema",
+    "tensorboard",
+)
 SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -39,7 +49,7 @@ def git_diff() -> str:
 
 def describe(world_size: int) -> dict[str, Any]:
     """Versions, hardware and commit as plain JSON values."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

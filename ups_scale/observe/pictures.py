@@ -22,7 +22,11 @@ def comparison(pred_hx: Tensor, truth_hx: Tensor) -> np.ndarray:
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     error = pred - truth
     largest = float(np.nanmax(np.abs(error))) if np.isfinite(error).any() else 1.0
-    rows = [_row(truth, low, high, "viridis"), _row(pred, low, high, "viridis"), _row(error, -largest, largest, "RdBu_r")]
+    rows = [
+        _row(truth, low, high, "viridis"),
+        _row(pred, low, high, "viridis"),
+        _row(error, -largest, largest, "RdBu_r"),
+    ]
     return np.concatenate(rows, axis=0)
 
 

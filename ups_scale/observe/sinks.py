@@ -25,14 +25,21 @@ class Sinks:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=last_step, initial=first_step, desc="training", unit="step", disable=not self._terminal, smoothing=0.05
+            total=last_step,
+            initial=first_step,
+            desc="training",
+            unit="step",
+            disable=not self._terminal,
+            smoothing=0.05,
         )
         self._last_step = last_step
 
     def training(self, record: dict[str, Any]) -> None:
         """Writes a training record: a line, a point per number on the board, the bar or a printed line."""
         self._write(record, "train")
-        shown = {name: record[name] for name in ("loss", "grad_norm", "lr", "tokens_per_s") if record.get(name) is not None}
+        shown = {
+            name: record[name] for name in ("loss", "grad_norm", "lr", "tokens_per_s") if record.get(name) is not None
+        }
         if self._terminal:
             self._bar.update(record["step"] - self._bar.n)
             self._bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
@@ -86,5 +93,3 @@ def _drop_after(path: Path, step: int) -> None:
         except ValueError:
             break  # a torn line, from a killed run; nothing was written after it
     write_text(path, "".join(kept))
-
-

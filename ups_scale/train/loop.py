@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from ups_scale.data.plan import FamilyStream, Plan, PlanState, mix
 from ups_scale.data.reader import ShardReader
 from ups_scale.distributed import Ranks
 from ups_scale.engine.setup import Engine
-from ups_scale.errors import CheckpointError, DivergenceError, RecipeError
+from ups_scale.errors import CheckpointError, DivergenceError, RecipeError, UserError
 from ups_scale.model.build import build_model
 from ups_scale.model.simulator import Simulator
 from ups_scale.objective.curriculum import horizon_at
@@ -49,39 +49,54 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
     manifest = load_manifest(recipe.data.manifest)
     rules.check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
     ranks = distributed.setup()
-    folder = run.run_folder(run_root, recipe, manifest.digest)
-    lock = open_run(folder, recipe, ranks)
     try:
-        return _pretrain(recipe, manifest, ranks, folder, resume)
+        accumulation = rules.accumulation(recipe, ranks.world_size)
+        with torch.device("meta"):
+            meta_model = build_model(recipe, manifest.specs.values())
+        readers = {name: ShardReader(manifest, name, "train") for name in manifest.families}
+        plan = build_plan(recipe, meta_model, readers)
+        plan.check_ranks(ranks.world_size, accumulation // recipe.data.draws_per_step, recipe.curriculum.horizons)
+        # Nothing was written so far: what is refused leaves no trace.
+        folder = run.run_folder(run_root, recipe, manifest.digest)
+        with open_run(folder, recipe, ranks):
+            _train(recipe, manifest, ranks, folder, resume, accumulation, meta_model, readers, plan)
+        return folder
     finally:
-        if lock is not None:
-            lock.close()
         distributed.shutdown()
 
 
-def _pretrain(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resume: str) -> Path:
-    accumulation = rules.accumulation(recipe, ranks.world_size)
+def _train(
+    recipe: Recipe,
+    manifest: Manifest,
+    ranks: Ranks,
+    folder: Path,
+    resume: str,
+    accumulation: int,
+    meta_model: Simulator,
+    readers: dict[str, ShardReader],
+    plan: Plan,
+) -> None:
     checkpoints = folder / "checkpoints"
     source = choose_checkpoint(checkpoints, resume, ranks)
     first_step = read_state(source)["step"] if source else 0
     if first_step >= recipe.schedule.steps:
-        if ranks.is_main:
-            print(f"{folder}: already trained to step {first_step} of {recipe.schedule.steps}; nothing to do")
-        return folder
+        say(ranks, f"{folder}: already trained to step {first_step} of {recipe.schedule.steps}; nothing to do")
+        return
 
     torch.manual_seed(recipe.run.seed)
-    model = build_model(recipe, manifest.specs.values()).to(ranks.device)
-    engine = Engine(recipe, model, ranks, accumulation)
-    readers = {name: ShardReader(manifest, name, "train") for name in manifest.families}
-    valid = {name: ShardReader(manifest, name, "valid") for name in manifest.families} if recipe.evaluate.every_steps else {}
-    plan = build_plan(recipe, model, readers)
+    engine = Engine(recipe, build_model(recipe, manifest.specs.values()).to(ranks.device), ranks, accumulation)
+    valid = (
+        {name: ShardReader(manifest, name, "valid") for name in manifest.families}
+        if recipe.evaluate.every_steps
+        else {}
+    )
     state = plan.start()
     if source:
         state = restore(source, engine, recipe, ranks, plan)
         say(ranks, f"resumed from {source} at step {state.step}")
 
     sinks = Sinks(folder, state.step, recipe.schedule.steps) if ranks.is_main else None
-    records = StepRecords(recipe, model, manifest, ranks)
+    records = StepRecords(meta_model, ranks)
     micro_batches = stream(
         plan,
         readers,
@@ -128,7 +143,6 @@ def _pretrain(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, re
         if sinks:
             sinks.close()
     say(ranks, f"trained to step {recipe.schedule.steps}: {folder}")
-    return folder
 
 
 def require_hardware(recipe: Recipe) -> None:
@@ -152,18 +166,20 @@ def require_hardware(recipe: Recipe) -> None:
         raise RecipeError(f"{needed}, this GPU has {found:.0f} GiB: {remedy}")
 
 
-def open_run(folder: Path, recipe: Recipe, ranks: Ranks) -> Any:
-    """Locks the folder and records the recipe in it, on the main rank; every rank calls it. Returns the lock."""
-    held, error = None, None
-    if ranks.is_main:
-        try:
-            held = run.lock(folder)
-            for line in run.record(folder, recipe, ranks.world_size):
-                print(f"changed since this run began: {line}", flush=True)
-        except CheckpointError as caught:
-            error = caught
-    distributed.agree(ranks, error)
-    return held
+@contextmanager
+def open_run(folder: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
+    """Within it the main rank has the folder locked, with the recipe recorded in it; every rank enters it."""
+    with ExitStack() as held:
+        error = None
+        if ranks.is_main:
+            try:
+                held.enter_context(run.lock(folder))
+                for line in run.record(folder, recipe, ranks.world_size):
+                    print(f"changed since this run began: {line}", flush=True)
+            except CheckpointError as caught:
+                error = caught
+        distributed.agree(ranks, error)
+        yield
 
 
 def choose_checkpoint(checkpoints: Path, resume: str, ranks: Ranks) -> Path | None:
@@ -221,7 +237,11 @@ def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ran
 def next_timed(micro_batches: Iterator[MicroBatch], records: StepRecords) -> MicroBatch:
     """The next micro-batch, with the time waited for it put on record."""
     start = time.perf_counter()
-    micro = next(micro_batches)
+    try:
+        micro = next(micro_batches)
+    except UserError as error:
+        error.on_all_ranks = False  # each rank reads its own windows
+        raise
     records.waited(time.perf_counter() - start)
     return micro
 
@@ -248,10 +268,10 @@ def report_validation(
         return
     sinks.validation(done, result.figures)
     for family in sorted(readers):
-        shown = "  ".join(
-            f"@{k} {result.figures[f'{family}/model/nrmse@{k}']:.3f} ({result.figures[f'{family}/persistence/nrmse@{k}']:.3f})"
-            for k in horizons
+        model, persistence = (
+            [result.figures[f"{family}/{who}/nrmse@{k}"] for k in horizons] for who in ("model", "persistence")
         )
+        shown = "  ".join(f"@{k} {m:.3f} ({p:.3f})" for k, m, p in zip(horizons, model, persistence, strict=True))
         sinks.message(f"validation at step {done}: {family:<24} nrmse (persistence)  {shown}")
     if due(done, recipe.logging.pictures_every_steps, recipe.schedule.steps):
         for family, (predicted, truth) in result.rollouts.items():

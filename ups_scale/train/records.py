@@ -9,23 +9,18 @@ from typing import Any
 import torch
 
 from ups_scale.data.loader import MicroBatch
-from ups_scale.data.manifest import Manifest
 from ups_scale.distributed import Ranks, gather, sum_over_ranks
-from ups_scale.model.build import build_model
 from ups_scale.model.simulator import Simulator
 from ups_scale.observe.flops import peak_tflops, training_flops
-from ups_scale.recipe.types import Recipe
 
 
 class StepRecords:
     """Collects losses, tokens, operations and waiting times between two log lines, without waiting for the device."""
 
-    def __init__(self, recipe: Recipe, model: Simulator, manifest: Manifest, ranks: Ranks) -> None:
+    def __init__(self, meta_model: Simulator, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._families = sorted(manifest.families)
-        self._tokens_per_frame = {name: model.num_tokens(name) for name in self._families}
-        with torch.device("meta"):
-            meta_model = build_model(recipe, manifest.specs.values())
+        self._families = sorted(meta_model.specs)
+        self._tokens_per_frame = {name: meta_model.num_tokens(name) for name in self._families}
         self._flops_per_frame = {name: training_flops(meta_model, name) for name in self._families}
         self._peak_tflops = peak_tflops(ranks.device)
         self._quarantined: set[tuple[str, str]] = set()

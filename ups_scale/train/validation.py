@@ -14,8 +14,6 @@ from ups_scale.distributed import Ranks, sum_over_ranks
 from ups_scale.engine.setup import Engine
 from ups_scale.metrics.accumulate import Accumulator, rollout_errors
 
-SHOWN_METRICS = ("nrmse", "non_finite")
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -56,11 +54,12 @@ def validate(
             rollouts[name] = (predicted[0].cpu(), truth[0].cpu())
     engine.train(True)
     accumulator.load_flat(sum_over_ranks(accumulator.flat()))
+    shown = {f"model/all/{metric}" for metric in ("nrmse", "non_finite")} | {"persistence/all/nrmse"}
     figures = {}
     for key, value in accumulator.figures().items():
-        family, predictor, field, metric = key.split("/")
-        if field == "all" and metric.partition("@")[0] in SHOWN_METRICS and not (predictor != "model" and "non" in metric):
-            figures[f"{family}/{predictor}/{metric}"] = value
+        family, _, rest = key.partition("/")
+        if rest.partition("@")[0] in shown:
+            figures[f"{family}/{rest.replace('/all/', '/')}"] = value
     return Validation(figures, rollouts)
 
 

@@ -50,7 +50,7 @@ def test_a_failed_write_publishes_nothing_and_leaves_the_others(checkpoints: Pat
         (folder / "half").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="No space left on device.*free some space"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*free some space"):
         publish(checkpoints, 20, ALONE, fail)
     assert [step for step, _ in published(checkpoints)] == [5, 10, 15]
     publish(checkpoints, 20, ALONE, write)  # the rest of the failed one is no obstacle
@@ -60,7 +60,10 @@ def test_a_failed_write_publishes_nothing_and_leaves_the_others(checkpoints: Pat
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "deepspeed/weights.pt").write_bytes(b"x" + bytes(range(256))[1:] + bytes(range(256)) * 39), "SHA-256"),
+        (
+            lambda f: (f / "deepspeed/weights.pt").write_bytes(b"x" + bytes(range(256))[1:] + bytes(range(256)) * 39),
+            "SHA-256",
+        ),
         (lambda f: (f / "deepspeed/weights.pt").write_bytes(b"short"), "5 bytes, the manifest says 10240"),
         (lambda f: (f / "state.json").unlink(), "listed in the checkpoint's manifest but missing"),
         (lambda f: (f / "manifest.json").write_text("{"), "no readable checkpoint manifest"),
@@ -101,7 +104,9 @@ def test_finding_by_run_or_by_step(checkpoints: Path) -> None:
         find_checkpoint(checkpoints.parent)
 
 
-@pytest.mark.parametrize(("last", "every", "left"), [(2, 0, [10, 15]), (2, 5, [5, 10, 15]), (2, 10, [10, 15]), (3, 0, [5, 10, 15])])
+@pytest.mark.parametrize(
+    ("last", "every", "left"), [(2, 0, [10, 15]), (2, 5, [5, 10, 15]), (2, 10, [10, 15]), (3, 0, [5, 10, 15])]
+)
 def test_retention(checkpoints: Path, last: int, every: int, left: list[int]) -> None:
     retain(checkpoints, last, every)
     assert [step for step, _ in published(checkpoints)] == left

@@ -107,7 +107,9 @@ def test_deepspeed_knows_every_key_of_the_configuration() -> None:
     from deepspeed.runtime import constants
     from deepspeed.runtime.zero import config as zero
 
-    known = {value for name, value in vars(constants).items() if isinstance(value, str) and not name.endswith("_FORMAT")}
+    known = {
+        value for name, value in vars(constants).items() if isinstance(value, str) and not name.endswith("_FORMAT")
+    }
     source = inspect.getsource(module) + inspect.getsource(zero)
     for key in ds_config(zero_stage=1, precision="fp32", grad_clip=1.0, accumulation=1, world_size=1):
         assert key in known or f'"{key}"' in source, key

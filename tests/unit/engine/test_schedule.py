@@ -27,12 +27,14 @@ def test_wsd_falls_only_over_its_last_share() -> None:
     assert rates == pytest.approx([2.0, 2.0, 1.25])
 
 
-@given(st.sampled_from(["cosine", "linear", "wsd", "constant"]), st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 1))
-def test_never_above_the_peak_nor_below_the_floor_after_warmup(name: str, steps: int, warmup: float, floor: float) -> None:
+@given(
+    st.sampled_from(["cosine", "linear", "wsd", "constant"]), st.integers(1, 500), st.floats(0, 0.5), st.floats(0, 1)
+)
+def test_never_above_the_peak_nor_below_the_floor_after_warmup(
+    name: str, steps: int, warmup: float, floor: float
+) -> None:
     for step in range(0, steps, max(1, steps // 20)):
-        rate = lr_at(
-            step, name=name, peak=1.0, steps=steps, warmup_ratio=warmup, final_lr_ratio=floor, decay_ratio=0.3
-        )
+        rate = lr_at(step, name=name, peak=1.0, steps=steps, warmup_ratio=warmup, final_lr_ratio=floor, decay_ratio=0.3)
         assert 0 < rate <= 1 + 1e-12 or (floor == 0 and rate == 0)
         if step >= warmup * steps:
             assert rate >= floor - 1e-12

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from small_models import CONDITIONING, LINE, MODEL, PLANE, SPECS, TORUS, inputs, make
 from safetensors.torch import load_file, save_file
+from small_models import CONDITIONING, LINE, MODEL, PLANE, SPECS, TORUS, inputs, make
 
 from ups_scale.errors import CheckpointError, DataError, RecipeError
 from ups_scale.model.simulator import Simulator
@@ -154,5 +154,7 @@ def test_unknown_family_and_wrong_shape_are_named() -> None:
 
 
 def test_a_grid_that_cannot_be_cut_is_refused_with_the_keys() -> None:
-    with pytest.raises(RecipeError, match=r"grid of 32 points can't be cut in patches of 5.*model.patch_size \(now 5\)"):
+    with pytest.raises(
+        RecipeError, match=r"grid of 32 points can't be cut in patches of 5.*model.patch_size \(now 5\)"
+    ):
         Simulator([LINE], {**MODEL, "patch_size": 5}, CONDITIONING)

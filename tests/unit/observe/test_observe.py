@@ -86,5 +86,3 @@ def test_the_picture_shows_the_error(grid: tuple[int, ...]) -> None:
     assert np.array_equal(same[:third], other[:third])
     assert not np.array_equal(same[2 * third :], other[2 * third :])
     assert comparison(torch.full_like(truth, math.nan), truth).shape == same.shape
-
-

@@ -16,7 +16,10 @@ RECIPES = Path(__file__).parents[3] / "recipes"
 
 
 def test_a_run_folder_in_use_says_by_whom_and_is_free_when_its_holder_is_gone(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from ups_scale.train.run import lock; f = lock(Path({str(tmp_path)!r})); print('held', flush=True); input()"
+    code = (
+        "from pathlib import Path; from ups_scale.train.run import lock; "
+        f"file = lock(Path({str(tmp_path)!r})); print('held', flush=True); input()"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
@@ -30,7 +33,7 @@ def test_a_run_folder_in_use_says_by_whom_and_is_free_when_its_holder_is_gone(tm
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="can't be written .*--run-root"):
+    with pytest.raises(CheckpointError, match=r"can't be written .*--run-root"):
         run.lock(tmp_path / "file" / "run")
 
 
@@ -42,7 +45,9 @@ def test_the_record_of_a_run_and_what_changed_since(tmp_path: Path) -> None:
     assert environment["packages"]["torch"]
     assert environment["world_size"] == 2
     longer = load(RECIPES / "demo.json", [f"schedule.steps={recipe.schedule.steps + 1}"])
-    assert run.record(tmp_path, longer, 2) == [f"schedule.steps: {recipe.schedule.steps} -> {recipe.schedule.steps + 1}"]
+    assert run.record(tmp_path, longer, 2) == [
+        f"schedule.steps: {recipe.schedule.steps} -> {recipe.schedule.steps + 1}"
+    ]
 
 
 def test_the_folder_is_named_by_recipe_and_data(tmp_path: Path) -> None:
@@ -56,7 +61,9 @@ def test_the_folder_is_named_by_recipe_and_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", ["S", "B", "L"])
 def test_the_large_recipes_say_what_they_need(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(RecipeError, match=r"needs \d GPU\(s\) of 80 GiB, this machine has none.*engine.accelerator=any"):
+    with pytest.raises(
+        RecipeError, match=r"needs \d GPU\(s\) of 80 GiB, this machine has none.*engine.accelerator=any"
+    ):
         require_hardware(load(RECIPES / f"{size}.json"))
     require_hardware(load(RECIPES / f"{size}.json", ["engine.accelerator=any"]))
 
