@@ -35,7 +35,7 @@ def from_environment() -> tuple[int, int, int]:
 
 
 def setup() -> Ranks:
-    """Joins the process group that the launcher (deepspeed, torchrun, none for one rank) describes; every rank calls it.
+    """Joins the process group that the launcher (deepspeed, torchrun, or none) describes; every rank calls it.
 
     nccl with one GPU per rank, gloo without GPUs. One rank alone needs no port. On shared CPU cores each rank gets its
     share of them as threads: two ranks of two threads each on two cores made a training step 40 times slower.

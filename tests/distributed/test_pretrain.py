@@ -251,3 +251,25 @@ def test_another_number_of_ranks_is_refused_with_the_numbers(finished: Path, sha
     line = command("torchrun", shard_folder, finished.parent, **{"schedule.steps": 60})
     _, output = finish(start(line))
     assert "was written with world_size 1 (now 2); resume with the same number of ranks" in output
+
+
+def test_the_checkpoint_is_evaluated_on_the_test_split(finished: Path, shard_folder: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "tools/evaluate.py", "--checkpoint", str(finished), "--out", str(tmp_path)]
+    output = run(line)
+    assert f"report: {tmp_path / 'report.html'}" in output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["checkpoint"].endswith(max((finished / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:])).name)
+    for table in report["families"].values():
+        assert {"nrmse@1", "nrmse@4", "vrmse@1"} <= table["model"].keys() & table["persistence"].keys()
+    assert "already evaluated" in run(line)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
+
+
+def test_the_losses_of_forty_steps_are_those_on_record(finished: Path) -> None:
+    """Any change of the mathematics shows here. If it was meant, write the new losses down with the reason in the commit."""
+    lines = [line for line in training_lines(finished) if line["step"] <= STEPS]
+    expected = json.loads(GOLDEN.read_text())
+    assert [line["loss"] for line in lines] == pytest.approx(expected["loss"], rel=5e-3)
+    assert [line["lr"] for line in lines[:35]] == pytest.approx(expected["lr"][:35], rel=1e-6)

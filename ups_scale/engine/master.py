@@ -46,8 +46,8 @@ def full_weights(engine: Any, keep: bool) -> dict[str, Tensor]:
 
 
 def global_gradient_norm(engine: Any) -> float:
-    """L2 norm of the whole gradient of a step, before clipping: to be called after the step at stages 1 to 3, and before
-    it at stage 0, where DeepSpeed does not keep it."""
+    """L2 norm of the whole gradient of a step, before clipping: call it after the step at stages 1 to 3, and before it
+    at stage 0, where DeepSpeed does not keep it."""
     if engine.zero_optimization_stage() > 0:
         norm = engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")

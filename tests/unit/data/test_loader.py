@@ -128,6 +128,19 @@ def test_damage_is_replaced_always_by_the_same_and_reported(own_shards, expected
     assert runs[0] == runs[1] == runs[2]
 
 
+def test_the_replacement_is_the_next_whole_one_of_the_plan(own_shards):
+    flip_everything(own_shards, "advection_1d-train-00001.tar")
+    plan, readers = opened = open_all(own_shards, ("advection_1d",))
+    reader, replaced = readers["advection_1d"], 0
+    draw = plan.draws(plan.start(), 2)[0][0]
+    micro = next(open_stream(opened, parts=1))
+    for row, key in enumerate(micro.batch.keys):
+        tried = [reader.describe(plan.window(draw, row, attempt)[0])[0] for attempt in range(MAX_ATTEMPTS)]
+        assert key == next(name for name in tried if "train-00001" not in name)
+        replaced += key != tried[0]
+    assert replaced
+
+
 def test_when_all_replacements_are_damaged_the_files_are_listed(own_shards):
     for number in range(3):
         flip_everything(own_shards, f"advection_1d-train-0000{number}.tar")
