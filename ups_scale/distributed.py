@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from ups_scale.errors import UserError
+
+T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -84,14 +89,25 @@ def gather(ranks: Ranks, value: Any) -> list[Any]:
     return values
 
 
-def agree(ranks: Ranks, error: Exception | None) -> None:
-    """Raises on every rank the first rank's error, if any rank has one; every rank calls it.
+def together(ranks: Ranks, work: Callable[[], T]) -> T:
+    """`work()` of this rank; what it raises as a `UserError` on any rank is raised on all. Every rank calls it.
 
-    For work that one rank does, or that can fail on one rank alone: the others would wait for it for ever.
+    For work that can fail on one rank alone: the others would wait for it for ever.
     """
+    result, error = None, None
+    try:
+        result = work()
+    except UserError as caught:
+        error = caught
     for found in gather(ranks, error):
         if found is not None:
             raise found
+    return result  # type: ignore[return-value]
+
+
+def on_main(ranks: Ranks, work: Callable[[], T]) -> T:
+    """What `work()` gives on rank 0, on every rank; a `UserError` of it is raised on all. Every rank calls it."""
+    return broadcast(ranks, together(ranks, lambda: work() if ranks.is_main else None))
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

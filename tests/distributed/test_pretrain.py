@@ -118,7 +118,7 @@ def ranks_of(folder: Path) -> list[int]:
     return [pid for _, pid in sorted(found) if b"launcher" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (3, "bf16")])
+@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), pytest.param(3, "bf16", marks=pytest.mark.slow)])
 def test_resume_after_kill_9_of_a_rank_is_bitwise_the_uninterrupted_run(
     shard_folder, tmp_path, stage, precision
 ) -> None:
@@ -258,7 +258,9 @@ def test_the_checkpoint_is_evaluated_on_the_test_split(finished: Path, shard_fol
     output = run(line)
     assert f"report: {tmp_path / 'report.html'}" in output
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["checkpoint"].endswith(max((finished / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:])).name)
+    assert report["checkpoint"].endswith(
+        max((finished / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:])).name
+    )
     for table in report["families"].values():
         assert {"nrmse@1", "nrmse@4", "vrmse@1"} <= table["model"].keys() & table["persistence"].keys()
     assert "already evaluated" in run(line)
@@ -268,8 +270,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 
 
 def test_the_losses_of_forty_steps_are_those_on_record(finished: Path) -> None:
-    """Any change of the mathematics shows here. If it was meant, write the new losses down with the reason in the commit."""
+    """Any change of the mathematics shows here. If it was meant, record the new losses, and say why in the commit."""
     lines = [line for line in training_lines(finished) if line["step"] <= STEPS]
     expected = json.loads(GOLDEN.read_text())
     assert [line["loss"] for line in lines] == pytest.approx(expected["loss"], rel=5e-3)
-    assert [line["lr"] for line in lines[:35]] == pytest.approx(expected["lr"][:35], rel=1e-6)
+    assert [line["lr"] for line in lines] == pytest.approx(expected["lr"], rel=1e-9)

@@ -11,11 +11,13 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ups_scale.atomic import sync_folder, write_json, write_text
-from ups_scale.distributed import Ranks, agree, gather
+from ups_scale.distributed import Ranks, gather, on_main, together
 from ups_scale.errors import CheckpointError
 
+T = TypeVar("T")
 FORMAT = 1
 STEP_NAME = re.compile(r"step-(\d+)")
 
@@ -39,29 +41,26 @@ def publish(checkpoints: Path, step: int, ranks: Ranks, write: Callable[[Path], 
     final = step_folder(checkpoints, step)
     aside = final.with_name(final.name + ".tmp")
 
-    def on_main(work: Callable[[], None]) -> None:
-        error: Exception | None = None
-        if ranks.is_main:
-            try:
-                work()
-            except OSError as caught:
-                error = CheckpointError(f"{final}: can't be published ({caught}); the checkpoints before it are intact")
-        agree(ranks, error)
+    def guarded(work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except OSError as error:
+            raise CheckpointError(
+                f"{final}: can't be published ({error}); those before it are intact: free some space, and resume"
+            ) from None
 
     def prepare() -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
 
-    on_main(prepare)
-    error: CheckpointError | None = None
-    try:
-        write(aside)
-    except OSError as caught:
-        error = CheckpointError(f"{aside}: can't be written ({caught}); free some space or choose another --run-root")
-    agree(ranks, error)
+    def seal() -> dict[str, dict]:
+        # Hashing and flushing are shared out: at scale they take longer than writing.
+        return {str(path.relative_to(aside)): _seal(path) for path in files[ranks.rank :: ranks.world_size]}
+
+    on_main(ranks, lambda: guarded(prepare))
+    together(ranks, lambda: guarded(lambda: write(aside)))
     files = sorted(path for path in aside.rglob("*") if path.is_file())
-    # Hashing and flushing are shared out: at scale they take longer than writing.
-    own = {str(path.relative_to(aside)): _seal(path) for path in files[ranks.rank :: ranks.world_size]}
+    own = together(ranks, lambda: guarded(seal))
     entries = {name: entry for part in gather(ranks, own) for name, entry in part.items()}
 
     def finish() -> None:
@@ -74,7 +73,7 @@ def publish(checkpoints: Path, step: int, ranks: Ranks, write: Callable[[Path], 
         sync_folder(checkpoints)
         write_text(checkpoints / "latest", final.name + "\n")  # a hint for people; resuming looks for itself
 
-    on_main(finish)
+    on_main(ranks, lambda: guarded(finish))
     return final
 
 

@@ -53,7 +53,7 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
         accumulation = rules.accumulation(recipe, ranks.world_size)
         with torch.device("meta"):
             meta_model = build_model(recipe, manifest.specs.values())
-        readers = {name: ShardReader(manifest, name, "train") for name in manifest.families}
+        readers = open_readers(manifest, "train", ranks)
         plan = build_plan(recipe, meta_model, readers)
         plan.check_ranks(ranks.world_size, accumulation // recipe.data.draws_per_step, recipe.curriculum.horizons)
         # Nothing was written so far: what is refused leaves no trace.
@@ -85,11 +85,7 @@ def _train(
 
     torch.manual_seed(recipe.run.seed)
     engine = Engine(recipe, build_model(recipe, manifest.specs.values()).to(ranks.device), ranks, accumulation)
-    valid = (
-        {name: ShardReader(manifest, name, "valid") for name in manifest.families}
-        if recipe.evaluate.every_steps
-        else {}
-    )
+    valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
     state = plan.start()
     if source:
         state = restore(source, engine, recipe, ranks, plan)
@@ -170,36 +166,37 @@ def require_hardware(recipe: Recipe) -> None:
 def open_run(folder: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
     """Within it the main rank has the folder locked, with the recipe recorded in it; every rank enters it."""
     with ExitStack() as held:
-        error = None
-        if ranks.is_main:
-            try:
-                held.enter_context(run.lock(folder))
-                for line in run.record(folder, recipe, ranks.world_size):
-                    print(f"changed since this run began: {line}", flush=True)
-            except CheckpointError as caught:
-                error = caught
-        distributed.agree(ranks, error)
+
+        def open_it() -> None:
+            held.enter_context(run.lock(folder))
+            for line in run.record(folder, recipe, ranks.world_size):
+                print(f"changed since this run began: {line}", flush=True)
+
+        distributed.on_main(ranks, open_it)
         yield
 
 
 def choose_checkpoint(checkpoints: Path, resume: str, ranks: Ranks) -> Path | None:
     """The checkpoint to start from, chosen by the main rank for all; every rank calls it."""
-    found, error = None, None
-    if ranks.is_main:
-        try:
-            if resume == "auto":
-                found = newest_whole(checkpoints, set_aside=True)
-            elif resume != "none":
-                found = find_checkpoint(resume)
-            elif any(checkpoints.glob("step-*")):
-                raise CheckpointError(
-                    f"{checkpoints} holds checkpoints and --resume none would write over them: use --resume auto, "
-                    "another --run-root or run.name, or delete the folder"
-                )
-        except CheckpointError as caught:
-            error = caught
-    distributed.agree(ranks, error)
-    return distributed.broadcast(ranks, found)
+
+    def choose() -> Path | None:
+        if resume == "auto":
+            return newest_whole(checkpoints, set_aside=True)
+        if resume != "none":
+            return find_checkpoint(resume)
+        if any(checkpoints.glob("step-*")):
+            raise CheckpointError(
+                f"{checkpoints} holds checkpoints and --resume none would write over them: use --resume auto, "
+                "another --run-root or run.name, or delete the folder"
+            )
+        return None
+
+    return distributed.on_main(ranks, choose)
+
+
+def open_readers(manifest: Manifest, split: str, ranks: Ranks) -> dict[str, ShardReader]:
+    """A reader per family; every rank calls it."""
+    return distributed.together(ranks, lambda: {name: ShardReader(manifest, name, split) for name in manifest.families})
 
 
 def build_plan(recipe: Recipe, model: Simulator, readers: dict[str, ShardReader]) -> Plan:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ups_scale.data.batch import FieldBatch
 from ups_scale.data.reader import ShardReader
-from ups_scale.distributed import Ranks, sum_over_ranks
+from ups_scale.distributed import Ranks, sum_over_ranks, together
 from ups_scale.engine.setup import Engine
 from ups_scale.metrics.accumulate import Accumulator, rollout_errors
 
@@ -44,7 +45,8 @@ def validate(
             count = min(trajectories, reader.num_trajectories)
             own = list(range(ranks.rank, count, ranks.world_size))
             needed = own or [0]
-            batch = reader.read(needed, [0] * len(needed), context_frames + max(horizons)).to(ranks.device)
+            read = partial(reader.read, needed, [0] * len(needed), context_frames + max(horizons))
+            batch = together(ranks, read).to(ranks.device)
             predicted = _rollout(engine, batch, context_frames, max(horizons))
             truth = batch.u_btcx[:, context_frames:]
             last = batch.u_btcx[:, context_frames - 1]
