@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 DEMO := data/demo
-# One thread per rank: the two ranks of the demo share a laptop's cores.
+# One thread per rank: the two ranks of the demo share a laptop's cores. They leave GPUs alone: two would be needed.
 export OMP_NUM_THREADS ?= 1
+ON_CPU := CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu
 
 .PHONY: setup demo test test-slow lint clean
 
@@ -12,8 +13,8 @@ setup: .venv/installed .venv/ops
 
 .venv/installed: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}; use make PYTHON=/path/to/python3.11") if v not in ((3, 11), (3, 12)) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@# torch first and pinned: a range would pull gigabytes of CUDA packages
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@# torch first, as constraints.txt pins it: pip then takes a CPU wheel where it finds one
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
@@ -27,7 +28,7 @@ demo: setup
 	$(BIN)/python tools/generate.py --families advection_1d,burgers_1d --trajectories 320 --out $(DEMO)/hdf5
 	$(BIN)/python tools/generate.py --families reaction_diffusion_2d,navier_stokes_2d --trajectories 960 --out $(DEMO)/hdf5
 	$(BIN)/python tools/shard.py $(DEMO)/hdf5 --layout pdebench --out $(DEMO)
-	$(BIN)/deepspeed --log_level warning --num_accelerators 2 launch/pretrain.py --recipe recipes/demo.json
+	$(ON_CPU) $(BIN)/deepspeed --log_level warning --num_accelerators 2 launch/pretrain.py --recipe recipes/demo.json
 	$(BIN)/python tools/evaluate.py --checkpoint $$($(BIN)/python launch/pretrain.py --recipe recipes/demo.json --where) --suite small
 
 test: setup

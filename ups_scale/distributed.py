@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ups_scale.errors import UserError
+from ups_scale.errors import RecipeError, UserError
 
 T = TypeVar("T")
 
@@ -43,16 +43,26 @@ def setup() -> Ranks:
     """Joins the process group that the launcher (deepspeed, torchrun, or none) describes; every rank calls it.
 
     nccl with one GPU per rank, gloo without GPUs. One rank alone needs no port. On shared CPU cores each rank gets its
-    share of them as threads: two ranks of two threads each on two cores made a training step 40 times slower.
+    share of them as threads, unless OMP_NUM_THREADS says otherwise: two ranks of two threads each on two cores made a
+    training step 40 times slower.
+
+    Raises:
+        RecipeError: more ranks on this machine than GPUs.
     """
     rank, world_size, local_rank = from_environment()
     if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise RecipeError(
+                f"local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; start "
+                "as many ranks as GPUs, or set CUDA_VISIBLE_DEVICES= and DS_ACCELERATOR=cpu to train on its CPU"
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world))
+        if "OMP_NUM_THREADS" not in os.environ:  # else torch has taken it already
+            local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size)
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
     for key, value in (("RANK", rank), ("WORLD_SIZE", world_size), ("LOCAL_RANK", local_rank)):
         os.environ.setdefault(key, str(value))
     if not dist.is_initialized():
@@ -101,6 +111,7 @@ def together(ranks: Ranks, work: Callable[[], T]) -> T:
         error = caught
     for found in gather(ranks, error):
         if found is not None:
+            found.on_all_ranks = True
             raise found
     return result  # type: ignore[return-value]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 class UserError(ValueError):
     """Base of the errors whose message alone is enough to act on: printed without a traceback.
 
-    `on_all_ranks`: whether every rank meets the error, so that one of them saying it is enough.
+    `on_all_ranks`: whether every rank is known to raise it, so that one of them saying it is enough.
     """
 
     exit_code = 2
-    on_all_ranks = True
+    on_all_ranks = False
 
 
 class RecipeError(UserError):
@@ -33,19 +33,23 @@ class DivergenceError(UserError):
     """Training left the finite numbers."""
 
     exit_code = 3
+    on_all_ranks = True  # the loss is summed over ranks before it is looked at
 
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Exits with what `main()` returns (None: 0), turning a `UserError` into its message and exit code.
 
-    An error that all ranks meet is printed by rank 0 alone.
+    An error that all ranks meet is printed by rank 0 alone: before they have joined they all do the same, later
+    `distributed.together` marks what it raised on all.
     """
     try:
         code = main() or 0
     except UserError as error:
         rank = int(os.environ.get("RANK", "0"))
-        if rank == 0 or not error.on_all_ranks:
-            print(f"error: {error}" if error.on_all_ranks else f"error on rank {rank}: {error}", file=sys.stderr)
+        distributed = sys.modules.get("torch.distributed")
+        joined = distributed is not None and distributed.is_initialized()
+        if rank == 0 or (joined and not error.on_all_ranks):
+            print(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}", file=sys.stderr)
         code = error.exit_code
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,7 @@
 """One rank of tests/distributed/test_zero_parity.py: trains a small model of three families for a few steps at every
 ZeRO stage and precision asked for, and writes losses, gradient norms and weights. Run by torchrun.
 
-    parity_worker.py OUT CASE [CASE ...]      a case is <stage>-<precision>
+    parity_worker.py OUT CASE [CASE ...]      a case is <stage>-<precision>-<activation checkpointing>
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from small_models import SPECS, inputs, make
 
 from ups_scale import distributed
 from ups_scale.engine.setup import Engine
+from ups_scale.model.simulator import Simulator
 from ups_scale.recipe import load
 
 ROOT = Path(__file__).parents[2]
@@ -30,16 +31,31 @@ def batch(step: int, microstep: int, rank: int) -> tuple:
     return given, target
 
 
+def wide_model() -> Simulator:
+    """Wide enough that ZeRO-3 lets go of its larger weights between uses: it keeps those under 100,000 elements."""
+    return make(trained=True, model_dim=256, num_heads=4)
+
+
+def predict(engine: Engine) -> torch.Tensor:
+    """The averaged model's rollout, as in the validation during training."""
+    engine.train(False)
+    with torch.no_grad(), engine.averaged():
+        predicted = engine.forward(*inputs(SPECS[0]), 2)
+    engine.train(True)
+    return predicted
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     ranks = distributed.setup()
     results = {}
     for case in sys.argv[2:]:
-        stage, precision = case.split("-")
+        stage, precision, recomputation = case.split("-")
         overrides = [f"engine.zero_stage={stage}", f"engine.precision={precision}", "schedule.steps=20"]
+        overrides.append(f"engine.activation_checkpointing={recomputation}")
         overrides += ["optimizer.lr=0.003", "stabilization.ema_decay=0.9", "stabilization.grad_clip=0.5"]
         recipe = load(ROOT / "recipes" / "demo.json", overrides)
-        engine = Engine(recipe, make(trained=True), ranks, ACCUMULATION)
+        engine = Engine(recipe, wide_model(), ranks, ACCUMULATION)
         engine.train(True)
         losses, norms = [], []
         for step in range(STEPS):
@@ -51,12 +67,12 @@ def main() -> None:
                 if microstep < ACCUMULATION - 1:
                     engine.micro_step()
             norms.append(engine.step(step, want_norm=True)[1])
+            if step == 2:  # a validation in between must leave no trace
+                predict(engine)
         weights = engine.full_weights()
         with engine.averaged():
             averaged = engine.full_weights()
-            engine.train(False)
-            with torch.no_grad():
-                predicted = engine.forward(*inputs(SPECS[0]), 2)
+        predicted = predict(engine)
         if ranks.is_main:
             torch.save({"weights": weights, "averaged": averaged, "predicted": predicted}, out / f"{case}.pt")
         results[case] = {"losses": losses, "norms": norms}

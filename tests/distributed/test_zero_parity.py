@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity_worker import ACCUMULATION, STEPS, batch
-from small_models import SPECS, inputs, make
+from parity_worker import ACCUMULATION, STEPS, batch, wide_model
+from small_models import SPECS, inputs
 
 from ups_scale.engine.optimizer import adamw
 from ups_scale.engine.schedule import lr_at
@@ -26,14 +26,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-CASES = ("0-fp32", "1-fp32", "2-fp32", "3-fp32", "1-bf16", "2-bf16", "3-bf16")
+CASES = (
+    "0-fp32-none",
+    "1-fp32-selective",
+    "2-fp32-full",
+    "3-fp32-none",
+    "3-fp32-full",
+    "1-bf16-none",
+    "2-bf16-selective",
+    "3-bf16-full",
+)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("parity")
     tests = Path(__file__).parents[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tests)}
     command = [
         sys.executable,
         "-m",
@@ -53,7 +62,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.fixture(scope="module")
 def plain() -> dict:
     """The same training in a few lines of torch: accumulation, mean over ranks, clipping, AdamW, moving average."""
-    model = make(trained=True).train()
+    model = wide_model().train()
     optimizer = adamw(model, 0.003, (0.9, 0.95), 1e-8, 0.02)
     averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses, norms = [], []
@@ -82,9 +91,9 @@ def plain() -> dict:
     return {"losses": losses, "norms": norms, "weights": weights, "averaged": averaged, "predicted": predicted}
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_fp32_equals_a_plain_loop_step_by_step(ran: dict, plain: dict, stage: int) -> None:
-    case = ran[f"{stage}-fp32"]
+@pytest.mark.parametrize("name", [case for case in CASES if "fp32" in case])
+def test_fp32_equals_a_plain_loop_step_by_step(ran: dict, plain: dict, name: str) -> None:
+    case = ran[name]
     assert case["losses"] == pytest.approx(plain["losses"], rel=2e-5)
     assert case["norms"] == pytest.approx(plain["norms"], rel=2e-4)
     for kind in ("weights", "averaged"):
@@ -100,14 +109,14 @@ def test_the_loss_changed_and_the_clip_was_at_work(plain: dict) -> None:
 
 
 def test_bf16_stages_agree_and_stay_near_fp32(ran: dict, plain: dict) -> None:
-    assert ran["1-bf16"]["losses"] == pytest.approx(ran["2-bf16"]["losses"], rel=1e-3)
-    assert ran["3-bf16"]["losses"] == pytest.approx(ran["2-bf16"]["losses"], rel=1e-2)
-    assert ran["2-bf16"]["losses"] == pytest.approx(plain["losses"], rel=0.03)
+    assert ran["1-bf16-none"]["losses"] == pytest.approx(ran["2-bf16-selective"]["losses"], rel=1e-3)
+    assert ran["3-bf16-full"]["losses"] == pytest.approx(ran["2-bf16-selective"]["losses"], rel=1e-2)
+    assert ran["2-bf16-selective"]["losses"] == pytest.approx(plain["losses"], rel=0.03)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_masters_are_kept_in_fp32(ran: dict, stage: int) -> None:
-    weights = ran[f"{stage}-bf16"]["weights"]
+@pytest.mark.parametrize("name", [case for case in CASES if "bf16" in case])
+def test_bf16_masters_are_kept_in_fp32(ran: dict, name: str) -> None:
+    weights = ran[name]["weights"]
     lost = [name for name, w in weights.items() if w.dtype != torch.float32]
     assert lost == []
     qkv = weights["operator.blocks.0.attention.qkv.weight"]

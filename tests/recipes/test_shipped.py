@@ -45,7 +45,7 @@ def test_shipped_recipe_points_editors_at_the_schema_and_says_what_it_is_for(nam
     [
         ("S", (24, 384, 8, 512, 384), (3e-4, 0.05, 262144, 1, "selective", 1)),
         ("B", (32, 512, 8, 768, 512), (6e-4, 0.03, 524288, 2, "selective", 4)),
-        ("L", (40, 768, 12, 1024, 512), (6e-4, 0.03, 1048576, 3, "full", 8)),
+        ("L", (40, 768, 12, 1024, 512), (6e-4, 0.03, 2097152, 3, "full", 8)),
     ],
 )
 def test_reference_figures(name: str, model: tuple[int, ...], figures: tuple[Any, ...]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
+
 from ups_scale.atomic import sync_folder, write_json, write_text
 from ups_scale.distributed import Ranks, gather, on_main, together
 from ups_scale.errors import CheckpointError
@@ -44,28 +46,33 @@ def publish(checkpoints: Path, step: int, ranks: Ranks, write: Callable[[Path], 
     def guarded(work: Callable[[], T]) -> T:
         try:
             return work()
-        except OSError as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch.save says a full disk as a RuntimeError of its file writer.
+            if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error):
+                raise
             raise CheckpointError(
                 f"{final}: can't be published ({error}); those before it are intact: free some space, and resume"
-            ) from None
+            ) from error
 
     def prepare() -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
 
     def seal() -> dict[str, dict]:
-        # Hashing and flushing are shared out: at scale they take longer than writing.
-        return {str(path.relative_to(aside)): _seal(path) for path in files[ranks.rank :: ranks.world_size]}
+        return {name: _seal(aside / name) for name in names[ranks.rank :: ranks.world_size]}
 
     on_main(ranks, lambda: guarded(prepare))
-    together(ranks, lambda: guarded(lambda: write(aside)))
-    files = sorted(path for path in aside.rglob("*") if path.is_file())
+    # Not `together`: writing has collectives of its own, so a rank that fails leaves, and the launcher ends the rest.
+    guarded(lambda: write(aside))
+    gather(ranks, None)
+    # Listed once, since a shared file system may show ranks different folders; hashing and flushing are shared out.
+    names = on_main(ranks, lambda: sorted(str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file()))
     own = together(ranks, lambda: guarded(seal))
     entries = {name: entry for part in gather(ranks, own) for name, entry in part.items()}
 
     def finish() -> None:
         write_json(aside / "manifest.json", {"format": FORMAT, "step": step, "files": dict(sorted(entries.items()))})
-        for folder in {path.parent for path in files}:
+        for folder in {(aside / name).parent for name in names}:
             sync_folder(folder)
         if final.exists():  # the same step saved again, after a run was rolled back by hand
             shutil.rmtree(final)
@@ -83,6 +90,12 @@ def _seal(path: Path) -> dict:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def clean(checkpoints: Path) -> None:
+    """Deletes what an interrupted publishing or retention left behind; for the run that holds the folder."""
+    for rest in checkpoints.glob("step-*.tmp"):
+        shutil.rmtree(rest)
 
 
 def retain(checkpoints: Path, keep_last: int, keep_every: int) -> None:

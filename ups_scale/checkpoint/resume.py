@@ -39,6 +39,15 @@ def verify(folder: Path) -> None:
                 raise CheckpointError(f"{file}: its SHA-256 differs from the manifest's: the file is damaged")
 
 
+def rename_aside(folder: Path, why: str) -> Path:
+    """Renames a checkpoint to `<name>.<why>` (with a number, if that is taken), so that its step can be saved again."""
+    number = 0
+    while (target := folder.with_name(f"{folder.name}.{why}{number or ''}")).exists():
+        number += 1
+    os.replace(folder, target)
+    return target
+
+
 def newest_whole(checkpoints: Path, set_aside: bool = False) -> Path | None:
     """The newest checkpoint that verifies, or None; says on standard output what is wrong with those it passes over.
 
@@ -50,10 +59,7 @@ def newest_whole(checkpoints: Path, set_aside: bool = False) -> Path | None:
         except CheckpointError as error:
             print(f"checkpoint {folder.name} is broken and passed over: {error}", flush=True)
             if set_aside:
-                number = 0
-                while (target := folder.with_name(f"{folder.name}.broken{number or ''}")).exists():
-                    number += 1
-                os.replace(folder, target)
+                rename_aside(folder, "broken")
             continue
         return folder
     return None

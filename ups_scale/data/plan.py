@@ -121,12 +121,13 @@ class Plan:
             positions[name] += windows
         return draws, PlanState(state.step + 1, positions)
 
-    def check_ranks(self, world_size: int, parts: int, horizons: Sequence[int]) -> None:
-        """Raises now what `chunk` would raise at the step where the horizon has grown too long for this many ranks."""
+    def check_ranks(self, world_size: int, horizons: Sequence[int]) -> None:
+        """Raises now what would come up at the step where the horizon has grown too long for this many ranks; see
+        `check_windows`."""
         for horizon in horizons:
             for name, stream in self._streams.items():
                 windows = windows_per_draw(self._batch_tokens, self._draws_per_step, stream.tokens * horizon)
-                chunk(Draw(name, 0, windows, horizon), 0, world_size, 0, parts)
+                check_windows(name, windows, horizon, world_size)
 
     def window(self, draw: Draw, number: int, attempt: int = 0) -> tuple[int, int]:
         """(trajectory, first frame) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged.
@@ -162,11 +163,21 @@ class Plan:
         return np.concatenate(groups)
 
 
+def check_windows(family: str, windows: int, horizon: int, world_size: int) -> None:
+    """Raises a `RecipeError` if a draw of `windows` windows leaves some of the ranks without any."""
+    if windows < world_size:
+        raise RecipeError(
+            f"data.batch_tokens gives a draw of {family} {windows} windows at horizon {horizon}, fewer than the "
+            f"{world_size} ranks: raise data.batch_tokens, lower data.draws_per_step or the horizon, or use fewer ranks"
+        )
+
+
 @dataclass(frozen=True)
 class Chunk:
     """The windows of one draw that one rank reads in one microstep.
 
     `weight` makes the mean over chunks of (weight x mean over the chunk's windows) the mean over the draw's windows.
+    It is 0 where no window was left for this chunk: it then repeats the first, since all ranks must compute alike.
     """
 
     draw: Draw
@@ -175,17 +186,7 @@ class Chunk:
 
 
 def chunk(draw: Draw, rank: int, world_size: int, part: int, parts: int) -> Chunk:
-    """The share of `rank` in microstep `part` of the `parts` that a draw takes.
-
-    Raises:
-        RecipeError: fewer windows than ranks x parts, so that some rank would have nothing to do.
-    """
+    """The share of `rank` in microstep `part` of the `parts` that a draw takes."""
     chunks = world_size * parts
-    if draw.num_windows < chunks:
-        raise RecipeError(
-            f"data.batch_tokens gives a draw of {draw.family} {draw.num_windows} windows at horizon {draw.horizon}, "
-            f"fewer than {world_size} ranks x {parts} microsteps: raise data.batch_tokens, lower data.draws_per_step "
-            "or the horizon, or use fewer ranks"
-        )
     numbers = tuple(range(part * world_size + rank, draw.num_windows, chunks))
-    return Chunk(draw, numbers, len(numbers) * chunks / draw.num_windows)
+    return Chunk(draw, numbers or (0,), len(numbers) * chunks / draw.num_windows)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class EMA:
         """
         try:
             saved = load_file(path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: the moving average can't be read ({error})") from None
         if [saved[str(n)].shape if str(n) in saved else None for n in range(len(self._average))] != [
             tensor.shape for tensor in self._average

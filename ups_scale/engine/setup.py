@@ -25,6 +25,7 @@ from ups_scale.model.simulator import Simulator
 from ups_scale.recipe.types import Recipe
 
 DEEPSPEED_TAG = "deepspeed"
+RECIPE_CONSTANTS = ("betas", "eps", "weight_decay")
 
 
 class Engine:
@@ -138,6 +139,9 @@ class Engine:
         Raises:
             CheckpointError: the files are not there, or hold something that a checkpoint of ours does not.
         """
+        optimizer = self._engine.optimizer
+        constants = [{key: group[key] for key in RECIPE_CONSTANTS} for group in optimizer.param_groups]
+        clip = getattr(optimizer, "clip_grad", None)
         with _weights_only():
             try:
                 path, _ = self._engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
@@ -145,6 +149,11 @@ class Engine:
                 raise CheckpointError(f"{folder}: DeepSpeed can't load it ({type(error).__name__}: {error})") from error
         if path is None:
             raise CheckpointError(f"{folder}: DeepSpeed finds no checkpoint in it")
+        # The recipe's own constants, not those of the run that wrote the checkpoint.
+        for group, values in zip(optimizer.param_groups, constants, strict=True):
+            group.update(values)
+        if clip is not None:
+            optimizer.clip_grad = clip
         if self.ema is not None:
             self.ema.load(folder / "ema" / f"rank-{self._rank:05d}.safetensors")
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import datetime
-import importlib.metadata
 import io
 import json
 import math
 import platform
-import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from typing import Any
 import torch
 
 from ups_scale import atomic
+from ups_scale.errors import DataError
 from ups_scale.evaluate.suite import Evaluation
+from ups_scale.observe import environment
 
 FORMAT = 1
 FILES = ("report.html", "table.csv", "report.json")
@@ -46,9 +47,23 @@ class Subject:
     context_frames: int
 
 
+def prepare(out: Path) -> None:
+    """Makes the folder of a report, before the work that would be lost if it can't be written.
+
+    Raises:
+        DataError: it can't be.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise DataError(f"{out}: the report can't be written there ({error.strerror}); name another --out") from None
+
+
 def build(subject: Subject, evaluation: Evaluation, device: torch.device, num_processes: int) -> dict[str, Any]:
     """The content of report.json."""
-    commit = checkout_commit()
+    commit = environment.commit()
     content = {
         "format": FORMAT,
         "suite": subject.suite,
@@ -70,7 +85,7 @@ def build(subject: Subject, evaluation: Evaluation, device: torch.device, num_pr
         "wall_clock_s": evaluation.wall_clock_s,
         "device": device_name(device),
         "num_processes": num_processes,
-        "environment": environment(),
+        "environment": {"python": platform.python_version(), **environment.versions("torch", "accelerate", "numpy")},
     } | ({"commit": commit} if commit else {})
     return _legal(content)
 
@@ -180,25 +195,6 @@ def write(out: Path, report: Mapping[str, Any], html: str) -> None:
 def device_name(device: torch.device) -> str:
     """The accelerator's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def environment() -> dict[str, str]:
-    """Versions of what computes the figures."""
-    packages = ("torch", "accelerate", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def checkout_commit() -> str | None:
-    """The commit of the checkout that this code lies in, with `-dirty` if files differ from it; None outside one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found or None
 
 
 def _decimals(value: float) -> int:

@@ -82,6 +82,8 @@ def evaluate_checkpoint(
         params_m=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         context_frames=model.context_frames,
     )
+    if accelerator.is_main_process:
+        reports.prepare(out)
     done = None if force else reports.saved(out, subject)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if done is not None:

@@ -127,6 +127,13 @@ def check_tests(tests: Mapping[str, TestSet], known: Mapping[str, FamilySpec], c
                     f"{name}: the data's {what} are ({', '.join(found)}), the model was trained with "
                     f"({', '.join(trained)}); shard the data with the model's names and order"
                 )
+        for what in ("grid", "extents", "boundaries"):
+            trained, found = getattr(known.get(name, test.spec), what), getattr(test.spec, what)
+            if trained != found:
+                problems.append(
+                    f"{name}: the data's {what} are {found}, the model was trained with {trained}; evaluate on data "
+                    "of the same domain"
+                )
         if context + horizon > test.num_frames:
             problems.append(
                 f"{name}: trajectories have {test.num_frames} frames, but {context} given frames and a rollout of "

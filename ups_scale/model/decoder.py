@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_scale.model.blocks import modulate, zero_init
+from ups_scale.model.constants import constant
 from ups_scale.model.embed import Linear32
 from ups_scale.model.encoder import fields_by_patch, from_patches, idle_share, patch_key
 from ups_scale.model.lattice import patch_shape
@@ -28,7 +29,8 @@ class FieldHead(nn.Module):
 
     def forward(self, z_bld: Tensor, fields: Sequence[int]) -> Tensor:
         """(B, L, C, V) float32, `fields` being the numbers of the C fields."""
-        return torch.einsum("bld,cdv->blcv", z_bld.float(), self.weight[fields].float()) + self.bias[fields].float()
+        index = constant(fields, z_bld.device)
+        return torch.einsum("bld,cdv->blcv", z_bld.float(), self.weight[index].float()) + self.bias[index].float()
 
     def probe(self) -> Tensor:
         """A scalar that depends on the weights, through `forward` (where ZeRO-3 gathers them)."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ups_scale.model.constants import constant
 from ups_scale.physics.families import BOUNDARY_KINDS, FamilySpec
 
 # Dimensions: b sample, p parameter, c field, s scalar of a group, f feature, d width.
@@ -95,31 +96,28 @@ class Conditioner(nn.Module):
         """
         device, batch = dt_b.device, len(dt_b)
 
-        def numbers(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, device=device, dtype=torch.long)
-
-        family = numbers([self._family_id[spec.name]]).expand(batch)
+        family = constant([self._family_id[spec.name]], device).expand(batch)
         keep = self._keep(batch, "family", device)
         c_bd = self.family(family if keep is None else torch.where(keep[:, 0], family, 0)).float()
 
         keep = self._keep(batch, "parameters", device)
-        c_bd = c_bd + self.parameter_values(parameters_bp, numbers(self._parameter_ids[spec.name]), keep)
-        c_bd = c_bd + self.dt(dt_b[:, None], numbers([0]), self._keep(batch, "dt", device))
+        c_bd = c_bd + self.parameter_values(parameters_bp, constant(self._parameter_ids[spec.name], device), keep)
+        c_bd = c_bd + self.dt(dt_b[:, None], constant([0], device), self._keep(batch, "dt", device))
 
         kinds = [
             (axis * 2 + side) * len(BOUNDARY_KINDS) + BOUNDARY_KINDS.index(kind)
             for axis, sides in enumerate(spec.boundaries)
             for side, kind in enumerate(sides)
         ]
-        kinds_bs = numbers(kinds).expand(batch, -1)
+        kinds_bs = constant(kinds, device).expand(batch, -1)
         keep = self._keep(batch, "boundary", device)
         null = self.boundary.num_embeddings - 1
         c_bd = c_bd + self.boundary(kinds_bs if keep is None else torch.where(keep, kinds_bs, null)).float().mean(dim=1)
 
-        lengths = torch.tensor([high - low for low, high in spec.extents], device=device).expand(batch, -1)
-        axes = numbers(range(len(spec.extents)))
+        lengths = constant([float(high - low) for low, high in spec.extents], device).expand(batch, -1)
+        axes = constant(range(len(spec.extents)), device)
         c_bd = c_bd + self.extents(lengths, axes, self._keep(batch, "extents", device))
-        fields = numbers(self._field_ids[spec.name])
+        fields = constant(self._field_ids[spec.name], device)
         c_bd = c_bd + self.scale(rms_bc, fields, self._keep(batch, "scale", device))
         return self.out(F.silu(self.hidden(c_bd)))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ups_scale.model.constants import constant
 from ups_scale.model.lattice import patch_shape
 from ups_scale.physics.families import FamilySpec
 
@@ -73,8 +74,9 @@ class FieldProjection(nn.Module):
 
     def forward(self, values_blcv: Tensor, fields: Sequence[int]) -> Tensor:
         """(B, L, D) float32 from (B, L, C, V), `fields` being the numbers of the C fields."""
-        weight = self.weight[fields].flatten(0, 1).float()
-        return values_blcv.float().flatten(2) @ weight + self.bias[fields].float().sum(dim=0)
+        index = constant(fields, values_blcv.device)
+        weight = self.weight[index].flatten(0, 1).float()
+        return values_blcv.float().flatten(2) @ weight + self.bias[index].float().sum(dim=0)
 
     def probe(self) -> Tensor:
         """A scalar that depends on the weights, through `forward` (where ZeRO-3 gathers them)."""

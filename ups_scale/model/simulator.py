@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ups_scale.atomic import write_json
 from ups_scale.errors import CheckpointError, DataError
+from ups_scale.model.constants import constant
 from ups_scale.model.decoder import PatchDecoder
 from ups_scale.model.embed import Conditioner
 from ups_scale.model.encoder import GridEncoder
@@ -30,6 +31,7 @@ FORMAT = 1
 # A field whose RMS is below this share of the training data's is scaled by that share instead, so that a field that
 # happens to be zero divides by something.
 RMS_FLOOR = 1e-3
+TINY = 1e-30  # for a field that is zero in all of the training data
 
 ENCODERS = {"grid": GridEncoder}
 OPERATORS = {"stacked": StackedOperator}
@@ -118,15 +120,19 @@ class Simulator(nn.Module):
         """RMS of the context frames and of their change over one frame, each (B, C) float32."""
         u = context_btcx.float()
         axes = [1, *range(3, u.ndim)]
-        data_rms = u.new_tensor(spec.u_rms)
-        data_delta_rms = u.new_tensor(spec.delta_rms)
+        data_rms = constant(spec.u_rms, u.device).clamp_min(TINY)
+        data_delta_rms = constant(spec.delta_rms, u.device)
         rms_bc = torch.maximum(u.square().mean(dim=axes).sqrt(), RMS_FLOOR * data_rms)
         if u.shape[1] == 1:
             delta_rms_bc = rms_bc * (data_delta_rms / data_rms)
         else:
             delta_rms_bc = u.diff(dim=1).square().mean(dim=axes).sqrt()
             delta_rms_bc = torch.maximum(delta_rms_bc, RMS_FLOOR * data_delta_rms)
-        return rms_bc.clamp_min(1e-30), delta_rms_bc
+        return rms_bc.clamp_min(TINY), delta_rms_bc
+
+    def least_rms(self, family: str, device: torch.device) -> Tensor:
+        """(C,) float32: below it a field of the family counts as zero, in its own unit."""
+        return RMS_FLOOR * constant(self.specs[family].u_rms, device)
 
     def _spec(self, family: str, context_btcx: Tensor) -> FamilySpec:
         if family not in self.specs:

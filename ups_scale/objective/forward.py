@@ -11,14 +11,15 @@ from torch import Tensor
 RELATIVE_EPSILON = 1e-8
 
 
-def nrmse_loss(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def nrmse_loss(pred_bhcx: Tensor, truth_bhcx: Tensor, least_rms_c: Tensor) -> Tensor:
     """Mean over b, h, c of sqrt(mean_x (pred - truth)^2) / sqrt(mean_x truth^2), a float32 scalar (SPEC O1).
 
-    Shapes (B, H, C, *grid), physical units.
+    Shapes (B, H, C, *grid), physical units. A frame whose RMS is under `least_rms_c` (C,) is measured by that instead:
+    one that is zero would drown all others.
     """
     space = list(range(3, pred_bhcx.ndim))
     square_error = (pred_bhcx.float() - truth_bhcx.float()).square().mean(dim=space)
-    square_truth = truth_bhcx.float().square().mean(dim=space).clamp_min(1e-30)
+    square_truth = torch.maximum(truth_bhcx.float().square().mean(dim=space), least_rms_c.square().clamp_min(1e-30))
     return (square_error / square_truth + RELATIVE_EPSILON).sqrt().mean()
 
 

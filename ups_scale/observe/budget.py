@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ups_scale.data.plan import windows_per_draw
+from ups_scale.data.plan import check_windows, windows_per_draw
 from ups_scale.model.build import build_model
 from ups_scale.observe.flops import training_flops
 from ups_scale.physics.families import FamilySpec
@@ -40,6 +40,8 @@ def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict
         windows = {
             h: windows_per_draw(recipe.data.batch_tokens, recipe.data.draws_per_step, tokens * h) for h in horizons
         }
+        for horizon, count in windows.items():
+            check_windows(name, count, horizon, world_size)
         families[name] = {
             "grid": list(model.specs[name].grid),
             "lattice": list(model.lattices[name]),

@@ -36,7 +36,7 @@ def _git(*arguments: str) -> str | None:
 
 def commit() -> str | None:
     """The commit of the checkout this package lies in, with `-dirty` if tracked files differ; None outside of one."""
-    head = _git("rev-parse", "HEAD")
+    head = _git("rev-parse", "HEAD") if (SOURCE / ".git").exists() else None
     if head is None:
         return None
     return head.strip() + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -44,21 +44,26 @@ def commit() -> str | None:
 
 def git_diff() -> str:
     """The uncommitted changes of tracked files, as a patch; empty when there are none."""
-    return _git("diff", "HEAD") or ""
+    return (_git("diff", "HEAD") or "") if (SOURCE / ".git").exists() else ""
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Installed version by name; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def describe(world_size: int) -> dict[str, Any]:
     """Versions, hardware and commit as plain JSON values."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": versions(*PACKAGES),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "gpus": gpus,

@@ -9,7 +9,7 @@ from ups_scale.model.simulator import Simulator
 
 BACKWARD_FACTOR = 2  # the gradients of a matrix product are two matrix products
 
-# Dense bf16 peak in TFLOP/s, from the vendors' data sheets; names as torch reports them, longest match first.
+# Dense bf16 peak in TFLOP/s by the start of the name that torch reports, from the vendors' data sheets (SXM parts).
 PEAK_BF16_TFLOPS = {
     "NVIDIA H200": 989.0,
     "NVIDIA H100": 989.0,

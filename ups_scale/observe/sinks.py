@@ -49,8 +49,7 @@ class Sinks:
 
     def validation(self, step: int, figures: dict[str, float]) -> None:
         """Writes the figures of a validation under the key `validation`."""
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        self._line({"step": step, "validation": finite})
+        self._line({"step": step, "validation": _legal(figures)})
         for name, value in figures.items():
             self._board.add_scalar(f"validation/{name}", value, step)
         self._board.flush()
@@ -77,8 +76,15 @@ class Sinks:
 
     def _line(self, record: dict[str, Any]) -> None:
         # Bytes that a killed run leaves behind end at a line: the next run drops at most a torn last one.
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(_legal(record), allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _legal(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with null for what JSON has no number for."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
 
 
 def _drop_after(path: Path, step: int) -> None:

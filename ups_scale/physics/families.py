@@ -15,11 +15,10 @@ BOUNDARY_KINDS = ("periodic", "dirichlet", "neumann", "wall")
 
 @dataclass(frozen=True)
 class Field:
-    """A physical quantity: its name, unit, and whether it can't be negative."""
+    """A physical quantity: its name and unit."""
 
     name: str
     unit: str
-    positive: bool = False
 
 
 @dataclass(frozen=True)

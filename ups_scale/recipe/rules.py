@@ -123,6 +123,15 @@ def _bf16_needs_sharding(stage: int, precision: str) -> str | None:
     )
 
 
+def _recomputation_under_zero_3(mode: str, stage: int) -> str | None:
+    if stage < 3 or mode != "selective":
+        return None
+    return (
+        'found "selective" with engine.zero_stage 3: selective recomputation does not find the weights that ZeRO-3 has '
+        'let go of; use "full" or "none", or zero_stage 2'
+    )
+
+
 def _accumulation_in_draws(stated: int | None, draws: int) -> str | None:
     if stated is None or stated % draws == 0:
         return None
@@ -166,6 +175,7 @@ RULES = (
     Rule(("schedule.warmup_ratio", "schedule.decay_ratio", "schedule.name"), _wsd_fits),
     Rule(("curriculum.horizons",), _increasing),
     Rule(("engine.zero_stage", "engine.precision"), _bf16_needs_sharding),
+    Rule(("engine.activation_checkpointing", "engine.zero_stage"), _recomputation_under_zero_3),
     Rule(("engine.accumulation", "data.draws_per_step"), _accumulation_in_draws),
     Rule(("checkpoint.keep_every", "checkpoint.every_steps"), _kept_are_published),
     Rule(("evaluate.horizons",), _increasing),

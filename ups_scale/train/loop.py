@@ -11,8 +11,8 @@ import torch
 
 from ups_scale import distributed
 from ups_scale.atomic import write_json
-from ups_scale.checkpoint.publish import publish, retain
-from ups_scale.checkpoint.resume import find_checkpoint, newest_whole, read_state
+from ups_scale.checkpoint.publish import clean, publish, published, retain
+from ups_scale.checkpoint.resume import find_checkpoint, newest_whole, read_state, rename_aside
 from ups_scale.data.loader import MicroBatch, stream
 from ups_scale.data.manifest import Manifest, load_manifest
 from ups_scale.data.plan import FamilyStream, Plan, PlanState, mix
@@ -49,20 +49,18 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
     manifest = load_manifest(recipe.data.manifest)
     rules.check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
     ranks = distributed.setup()
-    try:
-        accumulation = rules.accumulation(recipe, ranks.world_size)
-        with torch.device("meta"):
-            meta_model = build_model(recipe, manifest.specs.values())
-        readers = open_readers(manifest, "train", ranks)
-        plan = build_plan(recipe, meta_model, readers)
-        plan.check_ranks(ranks.world_size, accumulation // recipe.data.draws_per_step, recipe.curriculum.horizons)
-        # Nothing was written so far: what is refused leaves no trace.
-        folder = run.run_folder(run_root, recipe, manifest.digest)
-        with open_run(folder, recipe, ranks):
-            _train(recipe, manifest, ranks, folder, resume, accumulation, meta_model, readers, plan)
-        return folder
-    finally:
-        distributed.shutdown()
+    accumulation = distributed.together(ranks, lambda: rules.accumulation(recipe, ranks.world_size))
+    with torch.device("meta"):
+        meta_model = build_model(recipe, manifest.specs.values())
+    readers = open_readers(manifest, "train", ranks)
+    plan = build_plan(recipe, meta_model, readers)
+    distributed.together(ranks, lambda: plan.check_ranks(ranks.world_size, recipe.curriculum.horizons))
+    folder = run.run_folder(run_root, recipe, manifest.digest)
+    with hold(folder, resume, ranks):
+        _train(recipe, manifest, ranks, folder, resume, accumulation, meta_model, readers, plan)
+    # Not after an error: leaving can wait for ranks that will not come.
+    distributed.shutdown()
+    return folder
 
 
 def _train(
@@ -78,21 +76,26 @@ def _train(
 ) -> None:
     checkpoints = folder / "checkpoints"
     source = choose_checkpoint(checkpoints, resume, ranks)
-    first_step = read_state(source)["step"] if source else 0
-    if first_step >= recipe.schedule.steps:
-        say(ranks, f"{folder}: already trained to step {first_step} of {recipe.schedule.steps}; nothing to do")
+    state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
+    if state.step >= recipe.schedule.steps:
+        say(ranks, f"{folder}: already trained to step {state.step} of {recipe.schedule.steps}; nothing to do")
         return
+    distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)
     engine = Engine(recipe, build_model(recipe, manifest.specs.values()).to(ranks.device), ranks, accumulation)
     valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
-    state = plan.start()
     if source:
-        state = restore(source, engine, recipe, ranks, plan)
+        engine.load(source)
         say(ranks, f"resumed from {source} at step {state.step}")
 
     sinks = Sinks(folder, state.step, recipe.schedule.steps) if ranks.is_main else None
     records = StepRecords(meta_model, ranks)
+    peak = f"{records.peak_tflops} TFLOP/s" if records.peak_tflops else "no peak: none is known for this device"
+    say(
+        ranks,
+        f"{ranks.world_size} rank(s) on {ranks.device.type}, {accumulation} microsteps a step; MFU against {peak}",
+    )
     micro_batches = stream(
         plan,
         readers,
@@ -110,7 +113,9 @@ def _train(
     try:
         for step in range(state.step, recipe.schedule.steps):
             done = step + 1
-            log_now = done % recipe.logging.every_steps == 0 or done == recipe.schedule.steps
+            save_now = due(done, recipe.checkpoint.every_steps, recipe.schedule.steps)
+            # Looked at before it is saved: a checkpoint that is not finite would be resumed for ever.
+            log_now = save_now or due(done, recipe.logging.every_steps, recipe.schedule.steps)
             for microstep in range(accumulation):
                 micro = next_timed(micro_batches, records)
                 loss = microstep_loss(engine, recipe, micro, ranks)
@@ -127,12 +132,13 @@ def _train(
                     sinks.training(record)
                 if not record["finite"]:
                     raise DivergenceError(
-                        f"step {done}: the loss or the gradient is not finite; lower optimizer.lr or raise "
-                        f"schedule.warmup_ratio, and resume from {checkpoints} (`--resume auto`)"
+                        f"step {done}: the loss or the gradient is not finite. Lower optimizer.lr or raise "
+                        f"schedule.warmup_ratio, which makes it another run: start it anew, or from a checkpoint of "
+                        f"this one with --resume {checkpoints}/step-<N>"
                     )
             if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
                 report_validation(engine, recipe, valid, ranks, sinks, done)
-            if due(done, recipe.checkpoint.every_steps, recipe.schedule.steps):
+            if save_now:
                 save(checkpoints, done, state, engine, recipe, ranks)
     finally:
         micro_batches.close()
@@ -163,16 +169,17 @@ def require_hardware(recipe: Recipe) -> None:
 
 
 @contextmanager
-def open_run(folder: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
-    """Within it the main rank has the folder locked, with the recipe recorded in it; every rank enters it."""
+def hold(folder: Path, resume: str, ranks: Ranks) -> Iterator[None]:
+    """Within it the main rank has the run folder locked; every rank enters it. What can't be resumed from is refused
+    before there is a folder."""
     with ExitStack() as held:
 
-        def open_it() -> None:
+        def take() -> None:
+            if resume not in ("auto", "none"):
+                find_checkpoint(resume)
             held.enter_context(run.lock(folder))
-            for line in run.record(folder, recipe, ranks.world_size):
-                print(f"changed since this run began: {line}", flush=True)
 
-        distributed.on_main(ranks, open_it)
+        distributed.on_main(ranks, take)
         yield
 
 
@@ -184,7 +191,7 @@ def choose_checkpoint(checkpoints: Path, resume: str, ranks: Ranks) -> Path | No
             return newest_whole(checkpoints, set_aside=True)
         if resume != "none":
             return find_checkpoint(resume)
-        if any(checkpoints.glob("step-*")):
+        if published(checkpoints):
             raise CheckpointError(
                 f"{checkpoints} holds checkpoints and --resume none would write over them: use --resume auto, "
                 "another --run-root or run.name, or delete the folder"
@@ -192,6 +199,37 @@ def choose_checkpoint(checkpoints: Path, resume: str, ranks: Ranks) -> Path | No
         return None
 
     return distributed.on_main(ranks, choose)
+
+
+def check_fits(source: Path | None, recipe: Recipe, ranks: Ranks, plan: Plan) -> PlanState:
+    """Where the stream was at the checkpoint `source` (the start, for None).
+
+    Raises:
+        CheckpointError: it was written with other ranks, ZeRO stage or families than this run has.
+    """
+    if source is None:
+        return plan.start()
+    saved = read_state(source)
+    now = {"world_size": ranks.world_size, "zero_stage": recipe.engine.zero_stage}
+    differs = [f"{key} {saved[key]} (now {value})" for key, value in now.items() if saved[key] != value]
+    if differs:
+        raise CheckpointError(
+            f"{source} was written with {' and '.join(differs)}; resume with the same number of ranks and ZeRO stage"
+        )
+    if set(saved["positions"]) != set(plan.start().positions):
+        raise CheckpointError(f"{source} was trained on families {sorted(saved['positions'])}, the data has others")
+    return PlanState(saved["step"], saved["positions"])
+
+
+def begin(folder: Path, first_step: int, recipe: Recipe, ranks: Ranks) -> None:
+    """Records the recipe in the run folder and makes way for what will be trained after `first_step`."""
+    checkpoints = folder / "checkpoints"
+    clean(checkpoints)
+    for step, path in published(checkpoints):
+        if step > first_step:  # left behind by going back: the next --resume auto must not take it
+            print(f"set aside: {rename_aside(path, 'abandoned').name} lies after step {first_step}", flush=True)
+    for line in run.record(folder, recipe, ranks.world_size):
+        print(f"changed since this run began: {line}", flush=True)
 
 
 def open_readers(manifest: Manifest, split: str, ranks: Ranks) -> dict[str, ShardReader]:
@@ -228,7 +266,8 @@ def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ran
     noisy = add_noise(context, recipe.stabilization.noise)
     detach = recipe.objective.unroll == "detached"
     predicted = engine.forward(noisy, batch.family, batch.parameters_bp, batch.dt_b, micro.horizon, detach)
-    return recipe.objective.task_nrmse * micro.weight * nrmse_loss(predicted, truth)
+    least_rms = engine.module.least_rms(batch.family, ranks.device)
+    return recipe.objective.task_nrmse * micro.weight * nrmse_loss(predicted, truth, least_rms)
 
 
 def next_timed(micro_batches: Iterator[MicroBatch], records: StepRecords) -> MicroBatch:
@@ -292,21 +331,6 @@ def save(checkpoints: Path, step: int, state: PlanState, engine: Engine, recipe:
     publish(checkpoints, step, ranks, write)
     if ranks.is_main:
         retain(checkpoints, recipe.checkpoint.keep_last, recipe.checkpoint.keep_every)
-
-
-def restore(source: Path, engine: Engine, recipe: Recipe, ranks: Ranks, plan: Plan) -> PlanState:
-    """Loads weights, optimizer and average, and returns where the stream was; every rank calls it."""
-    saved = read_state(source)
-    now = {"world_size": ranks.world_size, "zero_stage": recipe.engine.zero_stage}
-    differs = [f"{key} {saved[key]} (now {value})" for key, value in now.items() if saved[key] != value]
-    if differs:
-        raise CheckpointError(
-            f"{source} was written with {' and '.join(differs)}; resume with the same number of ranks and ZeRO stage"
-        )
-    if set(saved["positions"]) != set(plan.start().positions):
-        raise CheckpointError(f"{source} was trained on families {sorted(saved['positions'])}, the data has others")
-    engine.load(source)
-    return PlanState(saved["step"], saved["positions"])
 
 
 def say(ranks: Ranks, text: str) -> None:

@@ -22,7 +22,7 @@ class StepRecords:
         self._families = sorted(meta_model.specs)
         self._tokens_per_frame = {name: meta_model.num_tokens(name) for name in self._families}
         self._flops_per_frame = {name: training_flops(meta_model, name) for name in self._families}
-        self._peak_tflops = peak_tflops(ranks.device)
+        self.peak_tflops = peak_tflops(ranks.device)
         self._quarantined: set[tuple[str, str]] = set()
         self._reset()
 
@@ -79,7 +79,7 @@ class StepRecords:
             "lr": lr,
             "tokens_per_s": tokens / seconds,
             "tflops_per_rank": tflops,
-            "mfu": tflops / self._peak_tflops if self._peak_tflops else None,
+            "mfu": tflops / self.peak_tflops if self.peak_tflops else None,
             "data_wait_share": max(waited) / seconds,
             "seconds": seconds,
             "quarantined": int(quarantined),

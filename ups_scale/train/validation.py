@@ -40,7 +40,7 @@ def validate(
     """
     accumulator, rollouts = Accumulator(), {}
     engine.train(False)
-    with torch.inference_mode(), engine.averaged():
+    with torch.no_grad(), engine.averaged():  # not inference_mode: ZeRO-3 keeps gathered weights for the next step
         for name, reader in sorted(readers.items()):
             count = min(trajectories, reader.num_trajectories)
             own = list(range(ranks.rank, count, ranks.world_size))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ups_scale.checkpoint.publish import publish, published, retain
+from ups_scale.checkpoint.publish import clean, publish, published, retain
 from ups_scale.checkpoint.resume import find_checkpoint, newest_whole, verify
 from ups_scale.distributed import Ranks
 from ups_scale.errors import CheckpointError
@@ -102,6 +102,18 @@ def test_finding_by_run_or_by_step(checkpoints: Path) -> None:
         (checkpoints / f"step-{step}" / "state.json").write_text("")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
         find_checkpoint(checkpoints.parent)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no /dev/full to write to")
+def test_a_full_disk_is_told_as_torch_tells_it(checkpoints: Path) -> None:
+    def write_full(folder: Path) -> None:
+        torch.save({"w": torch.zeros(10**5)}, "/dev/full")
+
+    with pytest.raises(CheckpointError, match="can't be published"):
+        publish(checkpoints, 20, ALONE, write_full)
+    clean(checkpoints)
+    assert not list(checkpoints.glob("*.tmp"))
+    assert newest_whole(checkpoints) == checkpoints / "step-15"
 
 
 @pytest.mark.parametrize(

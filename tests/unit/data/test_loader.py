@@ -171,9 +171,11 @@ def test_a_lost_stream_ends_its_threads(shard_folder):
     assert reading_threads() == []
 
 
-def test_more_ranks_than_windows(shard_folder):
-    with pytest.raises(RecipeError, match=r"fewer than 64 ranks x 2 microsteps: raise data\.batch_tokens"):
-        next(open_stream(open_all(shard_folder), world_size=64))
+def test_more_ranks_than_windows_is_refused_before_the_horizon_grows_to_it(shard_folder):
+    plan = open_all(shard_folder)[0]
+    plan.check_ranks(2, [1, 2])
+    with pytest.raises(RecipeError, match=r"windows at horizon 1, fewer than the 64 ranks: raise data\.batch_tokens"):
+        plan.check_ranks(64, [1, 2])
 
 
 def test_nothing_is_left_to_do(shard_folder):

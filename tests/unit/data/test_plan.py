@@ -114,20 +114,17 @@ def test_a_window_longer_than_the_trajectory():
 
 @settings(max_examples=80, deadline=None)
 @given(
-    num_windows=st.integers(8, 200),
+    num_windows=st.integers(1, 200),
     world_size=st.sampled_from([1, 2, 4, 8]),
     parts=st.integers(1, 5),
     seed=st.integers(0, 2**32),
 )
 def test_chunks_of_all_ranks_are_the_draw(num_windows, world_size, parts, seed):
     draw = Draw("a", 0, num_windows, 4)
-    if num_windows < world_size * parts:
-        with pytest.raises(RecipeError, match=rf"{num_windows} windows .* fewer than {world_size} ranks x {parts}"):
-            chunk(draw, 0, world_size, 0, parts)
-        return
     chunks = [chunk(draw, rank, world_size, part, parts) for part in range(parts) for rank in range(world_size)]
-    assert Counter(n for c in chunks for n in c.numbers) == Counter(range(num_windows))
-    sizes = {len(c.numbers) for c in chunks}
+    assert all(c.numbers for c in chunks), "all ranks compute, or the others would wait"
+    assert Counter(n for c in chunks if c.weight for n in c.numbers) == Counter(range(num_windows))
+    sizes = {len(c.numbers) for c in chunks if c.weight}
     assert max(sizes) - min(sizes) <= 1
     losses = np.random.default_rng(seed).normal(size=num_windows)
     mean = np.mean([c.weight * losses[list(c.numbers)].mean() for c in chunks])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,6 +112,16 @@ def test_a_zero_field_stays_finite() -> None:
     predicted.square().mean().backward()
     assert predicted.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_field_that_is_zero_in_all_of_the_data_stays_finite() -> None:
+    silent = replace(PLANE, u_rms=(0.5, 0.0), delta_rms=(0.1, 0.0))
+    torch.manual_seed(0)
+    model = Simulator([silent], MODEL, CONDITIONING)
+    u, *rest = inputs(PLANE)
+    u[:, :, 1] = 0
+    assert model(u, *rest, 2).isfinite().all()
+    assert model.least_rms(silent.name, u.device).tolist() == pytest.approx([5e-4, 0])
 
 
 def test_bf16_weights_keep_float32_ends_and_stay_close(spec) -> None:
