@@ -68,7 +68,9 @@ TORUS = FamilySpec(
 SPECS = (LINE, PLANE, TORUS)
 
 
-def make(seed: int = 0, trained: bool = False, conditioning: dict | None = None, **changes: object) -> Simulator:
+def make(
+    seed: int = 0, trained: bool = False, std: float = 0.2, conditioning: dict | None = None, **changes: object
+) -> Simulator:
     """A small simulator of three families; `trained` fills its zero weights, as training would."""
     torch.manual_seed(seed)
     model = Simulator(SPECS, {**MODEL, **changes}, {**CONDITIONING, **(conditioning or {})})
@@ -76,7 +78,7 @@ def make(seed: int = 0, trained: bool = False, conditioning: dict | None = None,
         with torch.no_grad():
             for parameter in model.parameters():
                 if not parameter.any():
-                    parameter.normal_(std=0.2)
+                    parameter.normal_(std=std)
     return model
 
 

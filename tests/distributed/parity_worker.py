@@ -33,7 +33,7 @@ def batch(step: int, microstep: int, rank: int) -> tuple:
 
 def wide_model() -> Simulator:
     """Wide enough that ZeRO-3 lets go of its larger weights between uses: it keeps those under 100,000 elements."""
-    return make(trained=True, model_dim=256, num_heads=4)
+    return make(trained=True, std=0.02, model_dim=256, num_heads=4)
 
 
 def predict(engine: Engine) -> torch.Tensor:
@@ -53,7 +53,7 @@ def main() -> None:
         stage, precision, recomputation = case.split("-")
         overrides = [f"engine.zero_stage={stage}", f"engine.precision={precision}", "schedule.steps=20"]
         overrides.append(f"engine.activation_checkpointing={recomputation}")
-        overrides += ["optimizer.lr=0.003", "stabilization.ema_decay=0.9", "stabilization.grad_clip=0.5"]
+        overrides += ["optimizer.lr=0.001", "stabilization.ema_decay=0.9", "stabilization.grad_clip=0.5"]
         recipe = load(ROOT / "recipes" / "demo.json", overrides)
         engine = Engine(recipe, wide_model(), ranks, ACCUMULATION)
         engine.train(True)

@@ -63,7 +63,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def plain() -> dict:
     """The same training in a few lines of torch: accumulation, mean over ranks, clipping, AdamW, moving average."""
     model = wide_model().train()
-    optimizer = adamw(model, 0.003, (0.9, 0.95), 1e-8, 0.02)
+    optimizer = adamw(model, 0.001, (0.9, 0.95), 1e-8, 0.02)
     averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses, norms = [], []
     for step in range(STEPS):
@@ -76,7 +76,7 @@ def plain() -> dict:
                 total += loss.item() / WORLD_SIZE
             losses.append(total)
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5).item())
-        rate = lr_at(step, name="cosine", peak=0.003, steps=20, warmup_ratio=0.05, final_lr_ratio=0.01, decay_ratio=0.2)
+        rate = lr_at(step, name="cosine", peak=0.001, steps=20, warmup_ratio=0.05, final_lr_ratio=0.01, decay_ratio=0.2)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -99,7 +99,8 @@ def test_fp32_equals_a_plain_loop_step_by_step(ran: dict, plain: dict, name: str
     for kind in ("weights", "averaged"):
         assert case[kind].keys() == plain[kind].keys()
         for name, value in plain[kind].items():
-            torch.testing.assert_close(case[kind][name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+            # In the norm: Adam moves a weight whose gradient is rounding error by a whole step either way.
+            assert (case[kind][name] - value).norm() <= 1e-4 * (value.norm() + 1e-3), name
     torch.testing.assert_close(case["predicted"], plain["predicted"], rtol=1e-3, atol=1e-4)
 
 

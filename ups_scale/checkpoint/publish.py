@@ -21,6 +21,7 @@ from ups_scale.errors import CheckpointError
 
 T = TypeVar("T")
 FORMAT = 1
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter")
 STEP_NAME = re.compile(r"step-(\d+)")
 
 
@@ -47,8 +48,8 @@ def publish(checkpoints: Path, step: int, ranks: Ranks, write: Callable[[Path], 
         try:
             return work()
         except (OSError, SafetensorError, RuntimeError) as error:
-            # torch.save says a full disk as a RuntimeError of its file writer.
-            if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error):
+            # torch.save says a full disk as a RuntimeError of its file writer; any other is our own bug.
+            if type(error) is RuntimeError and not any(name in str(error) for name in TORCH_WRITER):
                 raise
             raise CheckpointError(
                 f"{final}: can't be published ({error}); those before it are intact: free some space, and resume"
