@@ -7,11 +7,15 @@ from pathlib import Path
 # Before torch and the processes that tests start: two libraries with a thread per core each get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from synthetic import Written, make_shards, write_sources
 
 torch.set_num_threads(1)
+# A loaded machine is slow now and then; that is no finding.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 """Generates trajectories with the embedded solvers, as HDF5 files in PDEBench's layouts: one per family and split.
 
 Example:
-    tools/generate.py --families all --trajectories 320 --out data/demo/hdf5
+    tools/generate.py --families all --trajectories 320 --out data/mine/hdf5
     tools/generate.py --families burgers_1d,advection_1d --trajectories 64 --splits test=1 --seed 7 --out data/more
 
 A rerun keeps files whose settings match and makes the others again. docs/families.md describes the families.

@@ -2,7 +2,7 @@
 """Turns HDF5 files into WebDataset shards with a byte index and `manifest.json`.
 
 Example:
-    tools/shard.py data/demo/hdf5 --layout pdebench --out data/demo
+    tools/shard.py data/mine/hdf5 --layout pdebench --out data/mine
     tools/shard.py 1D_Burgers_Sols_Nu0.01.hdf5 --layout pdebench --out data/burgers
 """
 

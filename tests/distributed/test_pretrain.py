@@ -245,6 +245,7 @@ BAD = [
     ({"engine.zero_stage": 0, "engine.precision": "bf16"}, (), ["engine.zero_stage", "bf16"]),
     ({"data.manifest": "nowhere/manifest.json"}, (), ["nowhere/manifest.json: no such manifest", "tools/shard.py"]),
     ({"curriculum.horizons": [1, 30], "data.batch_tokens": 65536}, (), ["curriculum.horizons", "30 predicted frames"]),
+    ({"data.batch_tokens": 64, "data.draws_per_step": 1, "model.patch_size": 5}, (), ["model.patch_size (now 5)"]),
     ({"engine.accelerator": "gpu"}, (), ["needs 1 GPU", "engine.accelerator=any"]),
     ({}, ("--resume", "nowhere"), ["nowhere: neither a run folder"]),
     ({}, ("--resume", "none"), ["holds checkpoints", "--resume auto"]),

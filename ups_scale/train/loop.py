@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,31 +50,19 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
     manifest = load_manifest(recipe.data.manifest)
     rules.check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
     ranks = distributed.setup()
-    accumulation = distributed.together(ranks, lambda: rules.accumulation(recipe, ranks.world_size))
-    with torch.device("meta"):
-        meta_model = build_model(recipe, manifest.specs.values())
-    readers = open_readers(manifest, "train", ranks)
-    plan = build_plan(recipe, meta_model, readers)
-    distributed.together(ranks, lambda: plan.check_ranks(ranks.world_size, recipe.curriculum.horizons))
     folder = run.run_folder(run_root, recipe, manifest.digest)
-    with hold(folder, resume, ranks):
-        _train(recipe, manifest, ranks, folder, resume, accumulation, meta_model, readers, plan)
+    with hold(folder, ranks):
+        _train(recipe, manifest, ranks, folder, resume)
     # Not after an error: leaving can wait for ranks that will not come.
     distributed.shutdown()
     return folder
 
 
-def _train(
-    recipe: Recipe,
-    manifest: Manifest,
-    ranks: Ranks,
-    folder: Path,
-    resume: str,
-    accumulation: int,
-    meta_model: Simulator,
-    readers: dict[str, ShardReader],
-    plan: Plan,
-) -> None:
+def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resume: str) -> None:
+    # First whatever can be refused: until `begin` nothing is written.
+    readers = open_readers(manifest, "train", ranks)
+    valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
+    accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, readers, ranks))
     checkpoints = folder / "checkpoints"
     source = choose_checkpoint(checkpoints, resume, ranks)
     state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
@@ -84,7 +73,6 @@ def _train(
 
     torch.manual_seed(recipe.run.seed)
     engine = Engine(recipe, build_model(recipe, manifest.specs.values()).to(ranks.device), ranks, accumulation)
-    valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
     if source:
         engine.load(source)
         say(ranks, f"resumed from {source} at step {state.step}")
@@ -169,18 +157,20 @@ def require_hardware(recipe: Recipe) -> None:
 
 
 @contextmanager
-def hold(folder: Path, resume: str, ranks: Ranks) -> Iterator[None]:
-    """Within it the main rank has the run folder locked; every rank enters it. What can't be resumed from is refused
-    before there is a folder."""
+def hold(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Within it the main rank has the run folder locked; every rank enters it. A folder that nothing was written to is
+    taken away again."""
     with ExitStack() as held:
 
         def take() -> None:
-            if resume not in ("auto", "none"):
-                find_checkpoint(resume)
             held.enter_context(run.lock(folder))
 
         distributed.on_main(ranks, take)
-        yield
+        try:
+            yield
+        finally:
+            if ranks.is_main and [path.name for path in folder.iterdir()] == ["lock"]:
+                shutil.rmtree(folder)
 
 
 def choose_checkpoint(checkpoints: Path, resume: str, ranks: Ranks) -> Path | None:
@@ -237,13 +227,20 @@ def open_readers(manifest: Manifest, split: str, ranks: Ranks) -> dict[str, Shar
     return distributed.together(ranks, lambda: {name: ShardReader(manifest, name, split) for name in manifest.families})
 
 
-def build_plan(recipe: Recipe, model: Simulator, readers: dict[str, ShardReader]) -> Plan:
-    """The order of training over the readers' families."""
+def lay_out(recipe: Recipe, readers: dict[str, ShardReader], ranks: Ranks) -> tuple[int, Simulator, Plan]:
+    """Microsteps per step, the model on the meta device, and the order of training over the readers' families.
+
+    Raises:
+        RecipeError: a grid can't be cut in patches, or the batch can't be divided among this many ranks.
+    """
+    accumulation = rules.accumulation(recipe, ranks.world_size)
+    with torch.device("meta"):
+        meta_model = build_model(recipe, (reader.data.spec for reader in readers.values()))
     streams = {
-        name: FamilyStream(reader.shard_sizes, reader.data.num_frames, model.num_tokens(name))
+        name: FamilyStream(reader.shard_sizes, reader.data.num_frames, meta_model.num_tokens(name))
         for name, reader in readers.items()
     }
-    return Plan(
+    plan = Plan(
         streams,
         seed=recipe.run.seed,
         exponent=recipe.data.sampling_temperature,
@@ -252,6 +249,8 @@ def build_plan(recipe: Recipe, model: Simulator, readers: dict[str, ShardReader]
         context_frames=recipe.model.context_frames,
         shuffle_shards=recipe.data.shuffle_shards,
     )
+    plan.check_ranks(ranks.world_size, recipe.curriculum.horizons)
+    return accumulation, meta_model, plan
 
 
 def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ranks) -> torch.Tensor:
