@@ -5,7 +5,7 @@ Families come from the recipe's manifest if it is there, else from the built-in 
 
 Example:
     tools/plan.py --recipe recipes/S.json
-    tools/plan.py --recipe recipes/L.json --ranks 64 --json
+    tools/plan.py --recipe recipes/L.json --nodes 2 --gpus 8 --json
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ups_scale.recipe.load import add_recipe_arguments, load
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_recipe_arguments(parser)
-    parser.add_argument("--ranks", type=int, help="number of ranks (default: the recipe's engine.min_gpus, or 1)")
+    parser.add_argument("--nodes", type=int, default=1, help="number of machines (default 1)")
+    parser.add_argument("--gpus", type=int, help="ranks per machine (default: the recipe's engine.min_gpus, or 1)")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     arguments = parser.parse_args()
     recipe = load(arguments.recipe, arguments.set)
-    ranks = arguments.ranks if arguments.ranks is not None else max(1, recipe.engine.min_gpus)
-    if ranks < 1:
-        raise RecipeError(f"--ranks {ranks}: must be at least 1")
+    gpus = arguments.gpus if arguments.gpus is not None else max(1, recipe.engine.min_gpus)
+    if arguments.nodes < 1 or gpus < 1:
+        raise RecipeError(f"--nodes {arguments.nodes} --gpus {gpus}: both must be at least 1")
 
     from ups_scale.data.manifest import load_manifest
     from ups_scale.observe.budget import budget, render
@@ -35,7 +36,7 @@ def main() -> None:
 
     path = Path(recipe.data.manifest)
     specs = load_manifest(path).specs if path.exists() else default_specs()
-    figures = budget(recipe, specs.values(), ranks)
+    figures = budget(recipe, specs.values(), arguments.nodes * gpus)
     figures["families_from"] = str(path) if path.exists() else "the built-in registry"
     print(json.dumps(figures, indent=1) if arguments.json else render(figures))
 

@@ -62,18 +62,21 @@ def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict
         "training_tflops_per_step": mean_draw * recipe.data.draws_per_step,
         "steps": recipe.schedule.steps,
         "families": families,
-        "gib_per_rank": {str(stage): _bytes(total, stage, recipe.engine.precision, world_size) for stage in range(4)},
+        "gib_per_rank": {
+            str(stage): _bytes(total, stage, recipe.engine.precision, recipe.stabilization.ema_decay > 0, world_size)
+            for stage in range(4)
+        },
         "zero_stage": recipe.engine.zero_stage,
     }
 
 
-def _bytes(parameters: int, stage: int, precision: str, world_size: int) -> dict[str, float] | None:
+def _bytes(parameters: int, stage: int, precision: str, averaged: bool, world_size: int) -> dict[str, float] | None:
     """GiB per rank; None for bf16 at stage 0, which recipes refuse."""
     if precision == "bf16" and stage == 0:
         return None
     low = 2 if precision == "bf16" else 4
     # DeepSpeed keeps a separate fp32 copy of each rank's partition from stage 1 on, also when training in fp32.
-    optimizer = MOMENT_BYTES + AVERAGE_BYTES + (MASTER_BYTES if stage > 0 else 0)
+    optimizer = MOMENT_BYTES + (AVERAGE_BYTES if averaged else 0) + (MASTER_BYTES if stage > 0 else 0)
     # What is kept per parameter, and the stage from which on it is divided among the ranks.
     kept = {"weights": (low, 3), "gradients": (low, 2), "optimizer": (optimizer, 1)}
     gib = {

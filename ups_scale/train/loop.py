@@ -79,7 +79,11 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
 
     sinks = Sinks(folder, state.step, recipe.schedule.steps) if ranks.is_main else None
     records = StepRecords(meta_model, ranks)
-    peak = f"{records.peak_tflops} TFLOP/s" if records.peak_tflops else "no peak: none is known for this device"
+    peak = (
+        f"{records.peak_tflops} TFLOP/s (dense bf16)"
+        if records.peak_tflops
+        else "no peak: none is known for this device"
+    )
     say(
         ranks,
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {accumulation} microsteps a step; MFU against {peak}",
