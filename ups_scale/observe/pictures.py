@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import matplotlib
+import math
+
 import numpy as np
 from matplotlib import colormaps
 from torch import Tensor
 
-matplotlib.use("Agg")
 MAX_FRAMES = 6
-ZOOM_PIXELS = 96
+SMALLEST_EDGE = 128  # pixels
 
 
 def comparison(pred_hx: Tensor, truth_hx: Tensor) -> np.ndarray:
@@ -33,12 +33,12 @@ def comparison(pred_hx: Tensor, truth_hx: Tensor) -> np.ndarray:
 def _row(u_hx: np.ndarray, low: float, high: float, colours: str) -> np.ndarray:
     scaled = np.clip((u_hx - low) / max(high - low, 1e-30), 0, 1)
     if u_hx.ndim == 2:
-        panels = [scaled.T]
+        panels = [scaled]  # time downwards, space to the right
     else:
         panels = [scaled[k] for k in np.linspace(0, len(u_hx) - 1, min(MAX_FRAMES, len(u_hx))).astype(int)]
     images = []
     for panel in panels:
-        zoom = max(1, ZOOM_PIXELS // min(panel.shape))
+        down, right = (max(1, math.ceil(SMALLEST_EDGE / size)) for size in panel.shape)
         image = (colormaps[colours](np.nan_to_num(panel))[..., :3] * 255).astype(np.uint8)
-        images.append(np.pad(image.repeat(zoom, 0).repeat(zoom, 1), ((2, 2), (2, 2), (0, 0)), constant_values=255))
+        images.append(np.pad(image.repeat(down, 0).repeat(right, 1), ((2, 2), (2, 2), (0, 0)), constant_values=255))
     return np.concatenate(images, axis=1)
