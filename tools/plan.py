@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ups_scale.errors import RecipeError, run_command
 from ups_scale.recipe.load import add_recipe_arguments, load
+from ups_scale.recipe.rules import check_data
 
 
 def main() -> None:
@@ -35,7 +36,12 @@ def main() -> None:
     from ups_scale.solvers import default_specs
 
     path = Path(recipe.data.manifest)
-    specs = load_manifest(path).specs if path.exists() else default_specs()
+    if path.exists():
+        manifest = load_manifest(path)
+        check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
+        specs = manifest.specs
+    else:
+        specs = default_specs()
     figures = budget(recipe, specs.values(), arguments.nodes * gpus)
     figures["families_from"] = str(path) if path.exists() else "the built-in registry"
     print(json.dumps(figures, indent=1) if arguments.json else render(figures))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from ups_scale.checkpoint.publish import FORMAT, STEP_NAME, published
 from ups_scale.errors import CheckpointError
 
 
-def verify(folder: Path) -> None:
-    """Checks every file of a checkpoint against its manifest's size and SHA-256.
+def verify(folder: Path, without: Sequence[str] = ()) -> None:
+    """Checks every file of a checkpoint, but those in its folders `without`, against its manifest's size and SHA-256.
 
     Raises:
         CheckpointError: says which file differs and how.
@@ -29,6 +30,8 @@ def verify(folder: Path) -> None:
             raise
         raise CheckpointError(f"{path}: no readable checkpoint manifest ({error})") from None
     for name, entry in files.items():
+        if name.partition("/")[0] in without:
+            continue
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file}: listed in the checkpoint's manifest but missing")
@@ -48,14 +51,14 @@ def rename_aside(folder: Path, why: str) -> Path:
     return target
 
 
-def newest_whole(checkpoints: Path, set_aside: bool = False) -> Path | None:
+def newest_whole(checkpoints: Path, set_aside: bool = False, without: Sequence[str] = ()) -> Path | None:
     """The newest checkpoint that verifies, or None; says on standard output what is wrong with those it passes over.
 
     With `set_aside` a broken one is renamed to `<name>.broken`, so that its step can be saved again.
     """
     for _, folder in reversed(published(checkpoints)):
         try:
-            verify(folder)
+            verify(folder, without)
         except CheckpointError as error:
             print(f"checkpoint {folder.name} is broken and passed over: {error}", flush=True)
             if set_aside:
@@ -65,19 +68,21 @@ def newest_whole(checkpoints: Path, set_aside: bool = False) -> Path | None:
     return None
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, without: Sequence[str] = ()) -> Path:
     """The checkpoint folder that `path` means: itself, or the newest whole one of a run folder.
+
+    Its folders `without` are not looked at.
 
     Raises:
         CheckpointError: neither, or none that is whole.
     """
     path = Path(path)
     if STEP_NAME.fullmatch(path.resolve().name) and path.is_dir():
-        verify(path)
+        verify(path, without)
         return path
     if not (path / "checkpoints").is_dir():
         raise CheckpointError(f"{path}: neither a run folder (with checkpoints/) nor a checkpoint (step-<N>/)")
-    found = newest_whole(path / "checkpoints")
+    found = newest_whole(path / "checkpoints", without=without)
     if found is None:
         raise CheckpointError(f"{path / 'checkpoints'}: no whole checkpoint in it; train first, or name another run")
     return found

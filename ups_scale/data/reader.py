@@ -27,7 +27,7 @@ class DamagedItem(DataError):
     """A frame whose bytes are not those that were written: `shard`, `key` and `reason` say which and why."""
 
     def __init__(self, shard: str, key: str, reason: str) -> None:
-        super().__init__(f"{shard}: trajectory {key}: {reason}")
+        super().__init__(f"{shard}: trajectory {key}: {reason}; tools/shard.py, run again as before, writes it anew")
         self.shard, self.key, self.reason = shard, key, reason
 
     def __reduce__(self) -> tuple[type[DamagedItem], tuple[str, str, str]]:

@@ -136,7 +136,7 @@ def text_table(report: Mapping[str, Any]) -> str:
         verdict = "passed" if row["passed"] else "FAILED"
         lines.append((row["family"], str(row["horizon"]), *figures, number(row["ratio"]), verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["nRMSE on the test split; ratio = model / min(persistence, 1)"]
+    text = [f"step {report['step']}: nRMSE on the test split; ratio = model / min(persistence, 1)"]
     for line in lines:
         cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
         text.append("  ".join([line[0].ljust(widths[0]), *cells]))

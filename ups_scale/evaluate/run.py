@@ -23,6 +23,7 @@ from ups_scale.evaluate.suite import SUITES, TestSet, check_tests, evaluate, exa
 from ups_scale.model.simulator import Simulator
 
 SPLIT = "test"
+TRAINING_STATE = ("deepspeed", "ema")  # folders of a checkpoint that only training reads
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def evaluate_checkpoint(
     """
     if suite not in SUITES:
         raise UserError(f"--suite {suite}: no such suite; there is {', '.join(SUITES)}")
-    checkpoint = find_checkpoint(path)
+    checkpoint = find_checkpoint(path, without=TRAINING_STATE)
     recipe = _read_json(checkpoint / "recipe.json")
     out = out or _default_out(checkpoint, suite)
     manifest = load_manifest(manifest_path or _recipe_manifest(recipe, checkpoint))

@@ -118,5 +118,6 @@ def render(figures: dict[str, Any]) -> str:
             continue
         sizes = f"{row['weights']:>10.3f}{row['gradients']:>11.3f}{row['optimizer']:>11.3f}{row['total']:>9.3f}"
         lines.append(f"  ZeRO-{stage:<9}{sizes}{mark}")
+    lines.append("optimizer: two fp32 moments, fp32 master weights from ZeRO-1 on, the moving average;")
     lines.append("activations and communication buffers come on top")
     return "\n".join(lines)

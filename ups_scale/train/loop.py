@@ -128,10 +128,10 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
                         f"schedule.warmup_ratio, which makes it another run: start it anew, or from a checkpoint of "
                         f"this one with --resume {checkpoints}/step-<N>"
                     )
-            if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
-                report_validation(engine, recipe, valid, ranks, sinks, done)
             if save_now:
                 save(checkpoints, done, state, engine, recipe, ranks)
+            if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
+                report_validation(engine, recipe, valid, ranks, sinks, done)
     finally:
         micro_batches.close()
         if sinks:
@@ -208,7 +208,8 @@ def check_fits(source: Path | None, recipe: Recipe, ranks: Ranks, plan: Plan) ->
     differs = [f"{key} {saved[key]} (now {value})" for key, value in now.items() if saved[key] != value]
     if differs:
         raise CheckpointError(
-            f"{source} was written with {' and '.join(differs)}; resume with the same number of ranks and ZeRO stage"
+            f"{source} was written with {' and '.join(differs)}; resume with the same number of ranks and ZeRO "
+            "stage, or start anew beside it with --set run.name=..."
         )
     if set(saved["positions"]) != set(plan.start().positions):
         raise CheckpointError(f"{source} was trained on families {sorted(saved['positions'])}, the data has others")

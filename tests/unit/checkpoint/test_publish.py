@@ -98,6 +98,9 @@ def test_finding_by_run_or_by_step(checkpoints: Path) -> None:
     assert find_checkpoint(checkpoints / "step-5") == checkpoints / "step-5"
     with pytest.raises(CheckpointError, match="neither a run folder"):
         find_checkpoint(checkpoints / "step-7")
+    (checkpoints / "step-15/deepspeed/weights.pt").write_bytes(b"")
+    assert find_checkpoint(checkpoints.parent, without=["deepspeed"]) == checkpoints / "step-15"
+    assert find_checkpoint(checkpoints.parent) == checkpoints / "step-10"
     for step in (5, 10, 15):
         (checkpoints / f"step-{step}" / "state.json").write_text("")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):

@@ -33,7 +33,7 @@ def checkpoint(tmp_path, monkeypatch, models, tests):
     }
     manifest = SimpleNamespace(path=Path("data/manifest.json"), digest="cd" * 32, families=families)
     models.linear.specs = {name: test.spec for name, test in tests.items()}
-    monkeypatch.setattr(running, "find_checkpoint", lambda path: folder)
+    monkeypatch.setattr(running, "find_checkpoint", lambda path, without: folder)
     monkeypatch.setattr(running, "load_manifest", lambda path: manifest)
     monkeypatch.setattr(running, "ShardReader", lambda manifest, name, split: tests[name].trajectories)
     monkeypatch.setattr(running, "page", lambda *_: "<!doctype html>")
@@ -77,7 +77,7 @@ def test_missing_data_are_named_with_the_remedy(checkpoint, accelerator):
 def test_a_checkpoint_outside_a_run_needs_an_out_folder(checkpoint, accelerator, monkeypatch, tmp_path):
     moved = tmp_path / "step-10"
     checkpoint.folder.rename(moved)
-    monkeypatch.setattr(running, "find_checkpoint", lambda path: moved)
+    monkeypatch.setattr(running, "find_checkpoint", lambda path, without: moved)
     with pytest.raises(CheckpointError, match="lies in no run folder; say where to write with --out DIR"):
         evaluate_checkpoint(moved, accelerator)
     assert (evaluate_checkpoint(moved, accelerator, out=tmp_path / "out").out / "report.json").exists()
