@@ -277,6 +277,9 @@ def test_another_number_of_ranks_is_refused_with_the_numbers(finished: Path, sha
     line = command("torchrun", shard_folder, finished.parent, **{"schedule.steps": 60})
     _, output = finish(start(line))
     assert "was written with world_size 1 (now 2); resume with the same number of ranks" in output
+    # A run that has nothing left to do has nothing to refuse.
+    output = run(command("torchrun", shard_folder, finished.parent))
+    assert "already trained to step" in output
 
 
 def test_the_checkpoint_is_evaluated_on_the_test_split(finished: Path, shard_folder: Path, tmp_path: Path) -> None:

@@ -65,10 +65,11 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
     accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, readers, ranks))
     checkpoints = folder / "checkpoints"
     source = choose_checkpoint(checkpoints, resume, ranks)
-    state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
-    if state.step >= recipe.schedule.steps:
-        say(ranks, f"{folder}: already trained to step {state.step} of {recipe.schedule.steps}; nothing to do")
+    trained = distributed.on_main(ranks, lambda: read_state(source)["step"] if source else 0)
+    if trained >= recipe.schedule.steps:
+        say(ranks, f"{folder}: already trained to step {trained} of {recipe.schedule.steps}; nothing to do")
         return
+    state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
     distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)
