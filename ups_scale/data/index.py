@@ -82,13 +82,17 @@ def read_index(path: Path) -> ShardIndex:
         DataError: missing, truncated, of another format, or with figures that cannot be true; the message names the
             file and says what was found.
     """
+    return parse_index(read_raw(path), path)
+
+
+def read_raw(path: Path) -> bytes:
+    """The bytes of an index's file, unchecked; a `DataError` if they can't be read."""
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: the shard's index can't be read ({error.strerror}); run tools/shard.py again"
         ) from None
-    return parse_index(raw, path)
 
 
 def parse_index(raw: bytes, path: Path) -> ShardIndex:

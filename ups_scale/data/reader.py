@@ -15,7 +15,7 @@ import torch
 import xxhash
 
 from ups_scale.data.batch import FieldBatch
-from ups_scale.data.index import ShardIndex, parse_index
+from ups_scale.data.index import ShardIndex, parse_index, read_raw
 from ups_scale.data.manifest import Manifest, ShardEntry
 from ups_scale.errors import DataError
 
@@ -179,12 +179,7 @@ class ShardReader:
 
 def _index(path: Path, entry: ShardEntry, manifest: Manifest) -> ShardIndex:
     """The index at `path`, if it is the one that the manifest lists."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: the shard's index can't be read ({error.strerror}); run tools/shard.py again"
-        ) from None
+    raw = read_raw(path)
     index = parse_index(raw, path)
     if hashlib.sha256(raw).hexdigest() != entry.index_sha256:
         raise DataError(f"{path}: not the index that {manifest.path} lists (SHA-256 differs); run tools/shard.py again")
