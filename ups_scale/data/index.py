@@ -2,8 +2,9 @@
 
 File `<shard>.tar.idx`: the magic line; the length of the header and the xxh3_64 of all that follows (8 bytes each,
 little-endian, like everything here); the header (JSON); then raw arrays in this order: `offsets` uint64 (N, C), the
-position of a field's first frame in the tar; `checksums` uint64 (N, C, T), xxh3_64 of each frame's bytes; `parameters`
-float64 (N, P), NaN where not stated. Never a pickle: everything is bounds-checked before it is used.
+position of a field's first frame in the tar; `checksums` uint64 (N, C, T), xxh3_64 of each frame's bytes (a static
+field has but one frame, whose checksum stands T times); `parameters` float64 (N, P), NaN where not stated; `times`
+float64 (N, T) in s, NaN if the family is steady. Never a pickle: everything is bounds-checked before it is used.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import xxhash
 
 from ups_scale.errors import DataError
 
-MAGIC = b"ups-index-1\n"
+MAGIC = b"ups-index-2\n"
 MAX_HEADER_BYTES = 64 * 2**20
-DTYPES = ("float32",)
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What all trajectories of a shard share, and the shard's identity."""
+    """What all trajectories of a shard share, and the shard's identity.
+
+    `left_out` lists trajectories of the source that are not in the shard, since they hold values that are not finite:
+    (number in the source, field, frame).
+    """
 
     shard: str
     shard_bytes: int
@@ -33,6 +38,7 @@ class IndexHeader:
     family: str
     split: str
     fields: tuple[str, ...]
+    static: tuple[str, ...]
     parameters: tuple[str, ...]
     dtype: str
     num_frames: int
@@ -40,6 +46,7 @@ class IndexHeader:
     keys: tuple[str, ...]
     statistics: dict
     source: str
+    left_out: tuple[tuple[int, str, int], ...] = ()
 
     @property
     def num_trajectories(self) -> int:
@@ -53,12 +60,14 @@ class IndexHeader:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Header and arrays of one shard's index: offsets_nc, checksums_nct, parameters_np (see the module's text)."""
+    """Header and arrays of one shard's index: offsets_nc, checksums_nct, parameters_np, times_nt (see the module's
+    text)."""
 
     header: IndexHeader
     offsets_nc: np.ndarray
     checksums_nct: np.ndarray
     parameters_np: np.ndarray
+    times_nt: np.ndarray
 
     def to_bytes(self) -> bytes:
         header = json.dumps(asdict(self.header), sort_keys=True, separators=(",", ":")).encode()
@@ -66,6 +75,7 @@ class ShardIndex:
             self.offsets_nc.astype("<u8").tobytes(),
             self.checksums_nct.astype("<u8").tobytes(),
             self.parameters_np.astype("<f8").tobytes(),
+            self.times_nt.astype("<f8").tobytes(),
         )
         return _seal(header, b"".join(arrays))
 
@@ -109,7 +119,7 @@ class _Damage(Exception):
 
 def _parse(raw: bytes) -> ShardIndex:
     if not raw.startswith(MAGIC):
-        raise _Damage(f"not an index of format 1 (starts with {raw[: len(MAGIC)]!r})")
+        raise _Damage(f"not an index of format 2 (starts with {raw[: len(MAGIC)]!r})")
     start = len(MAGIC) + 16
     length = int.from_bytes(raw[start - 16 : start - 8], "little")
     if len(raw) < start or length > MAX_HEADER_BYTES or start + length > len(raw):
@@ -119,7 +129,12 @@ def _parse(raw: bytes) -> ShardIndex:
         raise _Damage(f"checksum {found:016x}, expected {stated:016x}")
     header = _parse_header(raw[start : start + length])
     num, fields, frames = header.num_trajectories, len(header.fields), header.num_frames
-    shapes = [("<u8", (num, fields)), ("<u8", (num, fields, frames)), ("<f8", (num, len(header.parameters)))]
+    shapes = [
+        ("<u8", (num, fields)),
+        ("<u8", (num, fields, frames)),
+        ("<f8", (num, len(header.parameters))),
+        ("<f8", (num, frames)),
+    ]
     expected = start + length + sum(8 * math.prod(shape) for _, shape in shapes)
     if len(raw) != expected:
         raise _Damage(f"{len(raw)} bytes where the header asks for {expected}")
@@ -128,29 +143,32 @@ def _parse(raw: bytes) -> ShardIndex:
         arrays.append(np.frombuffer(raw, dtype, math.prod(shape), position).reshape(shape))
         position += 8 * math.prod(shape)
     index = ShardIndex(header, *arrays)
-    last = header.shard_bytes - frames * header.frame_bytes
-    if last < 0 or int(index.offsets_nc.max()) > last:
-        raise _Damage(f"an offset lies past the end of the shard ({header.shard_bytes} bytes)")
+    for column, name in enumerate(header.fields):
+        last = header.shard_bytes - (1 if name in header.static else frames) * header.frame_bytes
+        if last < 0 or int(index.offsets_nc[:, column].max()) > last:
+            raise _Damage(f"an offset of {name} lies past the end of the shard ({header.shard_bytes} bytes)")
     return index
 
 
 def _parse_header(raw: bytes) -> IndexHeader:
     try:
         content = json.loads(raw)
-        for name in ("fields", "parameters", "grid", "keys"):
+        for name in ("fields", "static", "parameters", "grid", "keys"):
             content[name] = tuple(content[name])
+        content["left_out"] = tuple((int(row), str(field), int(frame)) for row, field, frame in content["left_out"])
         header = IndexHeader(**content)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _Damage(f"unreadable header ({type(error).__name__}: {error})") from None
     counts = (header.shard_bytes, header.num_frames, *header.grid)
     texts = (
         *(header.shard, header.shard_sha256, header.family, header.split, header.source),
-        *(*header.fields, *header.parameters, *header.keys),
+        *(*header.fields, *header.static, *header.parameters, *header.keys),
     )
     possible = (
         all(isinstance(count, int) and count > 0 for count in counts)
         and all(isinstance(text, str) for text in texts)
         and bool(header.keys and header.fields and header.grid)
+        and set(header.static) <= set(header.fields)
         and isinstance(header.statistics, dict)
     )
     if not possible or header.dtype not in DTYPES:

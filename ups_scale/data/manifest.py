@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ups_scale.errors import DataError
-from ups_scale.physics.families import BOUNDARY_KINDS, FamilySpec
+from ups_scale.physics.families import BOUNDARY_KINDS, GEOMETRIES, FamilySpec
 
-FORMAT = 1
+FORMAT = 2
+SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
+"""A shard's file: a plain name, so that a manifest can't lead out of its folder."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,19 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class FamilyData:
-    """One family in the data set: its `FamilySpec`, dt between frames (s), frames per trajectory, shards per split."""
+    """One family in the data set.
+
+    `num_frames` is the number of frames of a trajectory, per split (a long trajectory is split in time); `regular`
+    tells whether frames are `spec.dt` apart in all trajectories; `statistics` are the training split's, by "u" and
+    "delta", then "mean", "std" and "rms", per field; `licences` the sources' own words.
+    """
 
     spec: FamilySpec
-    dt: float
-    num_frames: int
+    regular: bool
+    num_frames: Mapping[str, int]
     shards: Mapping[str, tuple[ShardEntry, ...]]
     statistics: Mapping[str, Mapping[str, tuple[float, ...]]]
+    licences: tuple[str, ...]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -112,18 +122,39 @@ def _family(name: str, entry: dict[str, Any]) -> FamilyData:
         boundaries=tuple((str(low), str(high)) for low, high in entry["boundaries"]),
         u_rms=statistics["u"]["rms"],
         delta_rms=statistics["delta"]["rms"],
+        dt=math.nan if entry["dt"] is None else float(entry["dt"]),
+        static=tuple(entry["static"]),
+        steady=bool(entry["steady"]),
+        masked=bool(entry["masked"]),
+        geometry=str(entry["geometry"]),
+        coordinates=tuple(entry["coordinates"]),
     )
     unknown = {kind for sides in spec.boundaries for kind in sides} - set(BOUNDARY_KINDS)
     if unknown:
         raise ValueError(f"{name}: boundary kind {sorted(unknown)}, known are {list(BOUNDARY_KINDS)}")
+    if spec.geometry not in GEOMETRIES:
+        raise ValueError(f"{name}: geometry {spec.geometry!r}, known are {list(GEOMETRIES)}")
+    axes = spec.coordinates if spec.geometry == "points" else spec.grid
     for what, found, wanted in (
         ("units", spec.units, spec.fields),
         ("statistics.u.rms", spec.u_rms, spec.fields),
         ("statistics.delta.rms", spec.delta_rms, spec.fields),
-        ("extents", spec.extents, spec.grid),
-        ("boundaries", spec.boundaries, spec.grid),
+        ("extents", spec.extents, axes),
+        ("boundaries", spec.boundaries, axes),
     ):
         if len(found) != len(wanted):
             raise ValueError(f"{name}: {what} has {len(found)} entries, expected {len(wanted)}")
+    unknown = {*spec.static, *spec.coordinates} - set(spec.fields)
+    if unknown or not set(spec.coordinates) <= set(spec.static):
+        raise ValueError(f"{name}: static {spec.static} and coordinates {spec.coordinates} of fields {spec.fields}")
+    if not spec.steady and not spec.dt > 0:
+        raise ValueError(f"{name}: dt is {entry['dt']!r}, expected seconds above 0 (null for a steady family)")
     shards = {split: tuple(ShardEntry(**shard) for shard in part) for split, part in entry["splits"].items()}
-    return FamilyData(spec, float(entry["dt"]), int(entry["num_frames"]), shards, statistics)
+    for shard in (shard for part in shards.values() for shard in part):
+        if not SHARD_NAME.fullmatch(shard.file):
+            raise ValueError(f"{name}: shard {shard.file!r} is not the plain name of a .tar file")
+        if not (isinstance(shard.trajectories, int) and shard.trajectories > 0):
+            raise ValueError(f"{name}: shard {shard.file} is said to hold {shard.trajectories!r} trajectories")
+    num_frames = {split: int(entry["num_frames"][split]) for split in shards}
+    licences = tuple(str(licence) for licence in entry["licences"])
+    return FamilyData(spec, bool(entry["regular"]), num_frames, shards, statistics, licences)

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 
 from ups_scale.errors import DataError
 
-BOUNDARY_KINDS = ("periodic", "dirichlet", "neumann", "wall")
+BOUNDARY_KINDS = ("periodic", "dirichlet", "neumann", "robin", "wall", "open")
+GEOMETRIES = ("grid", "points")
+VARIANT_MARK = "-"
 
 
 @dataclass(frozen=True)
 class Field:
-    """A physical quantity: its name and unit."""
+    """A physical quantity: its name and unit. A `static` one (a coefficient, a forcing) does not change in time: it is
+    given, never predicted."""
 
     name: str
     unit: str
+    static: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Family:
     """A PDE with named parameters.
 
     `invariants` are names of functionals in `physics/invariants.py` that the exact solution keeps constant in time
-    under `boundary`, the kind on every side in the data that `tools/generate.py` makes.
+    under `boundary`, the usual kind on every side. A `steady` family maps its static fields to one solution.
     """
 
     name: str
@@ -36,15 +40,27 @@ class Family:
     parameters: tuple[str, ...]
     boundary: str
     invariants: tuple[str, ...] = ()
+    steady: bool = False
 
 
 @dataclass(frozen=True)
 class FamilySpec:
     """A family as one data set holds it: everything about it that is the same for all its trajectories.
 
-    `grid` is the number of points per axis, `extents` the (low, high) coordinate per axis, `boundaries` the
-    (low side, high side) kind per axis, `u_rms` and `delta_rms` the training split's root mean square of each field
-    and of its change over one frame, in the field's unit.
+    Attributes:
+        name: the family's, or `<family>-<variant>` where a data set holds several grids, domains or regimes of it.
+        fields, units: what a frame holds, in this order.
+        parameters: names, in the order of `FieldBatch.parameters_bp`.
+        grid: number of points per axis; of a point set, the number of points.
+        extents: (low, high) coordinate per axis of the domain.
+        boundaries: (low side, high side) kind per axis of the domain.
+        u_rms, delta_rms: the training split's root mean square of each field and of its change over one frame, in the
+            field's unit, over the points that have a value.
+        dt: median time between frames in s; NaN if the family is steady.
+        static: names of the fields that do not change in time.
+        steady: trajectories are two frames, the given fields and the solution; there is no time.
+        masked: some points have no value (land in an ocean, the inside of an obstacle).
+        geometry: "grid", or "points" whose positions are the static fields `coordinates`, one per axis of the domain.
     """
 
     name: str
@@ -56,10 +72,26 @@ class FamilySpec:
     boundaries: tuple[tuple[str, str], ...]
     u_rms: tuple[float, ...]
     delta_rms: tuple[float, ...]
+    dt: float
+    static: tuple[str, ...] = ()
+    steady: bool = False
+    masked: bool = False
+    geometry: str = "grid"
+    coordinates: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The family this is a variant of: its name in the registry, if it is there."""
+        return self.name.partition(VARIANT_MARK)[0]
 
     @property
     def dimensions(self) -> int:
-        return len(self.grid)
+        return len(self.extents)
+
+    @property
+    def dynamic(self) -> tuple[int, ...]:
+        """Numbers of the fields that are predicted."""
+        return tuple(number for number, name in enumerate(self.fields) if name not in self.static)
 
     @property
     def periodic(self) -> tuple[bool, ...]:
@@ -104,6 +136,65 @@ FAMILIES: dict[str, Family] = {
             parameters=("nu",),
             boundary="periodic",
             invariants=("integral",),
+        ),
+        Family(
+            name="reaction_diffusion_1d",
+            equation="u_t = nu u_xx + rho u (1 - u)",
+            dimensions=1,
+            fields=(Field("u", "1"),),
+            parameters=("nu", "rho"),
+            boundary="periodic",
+        ),
+        Family(
+            name="diffusion_sorption_1d",
+            equation="u_t = D / R(u) u_xx,  R(u) = 1 + (1 - phi) / phi rho_s k n_f u^(n_f - 1)  (Freundlich)",
+            dimensions=1,
+            fields=(Field("u", "1"),),
+            parameters=("D",),
+            boundary="dirichlet",
+        ),
+        *(
+            Family(
+                name=f"compressible_flow_{dimensions}d",
+                equation="compressible Navier-Stokes: mass, momentum (shear and bulk viscosity eta, zeta), energy",
+                dimensions=dimensions,
+                fields=(
+                    Field("density", "1"),
+                    Field("pressure", "1"),
+                    *(Field(f"velocity_{axis}", "1") for axis in "xyz"[:dimensions]),
+                ),
+                parameters=("M", "eta", "zeta"),
+                boundary="periodic",
+            )
+            for dimensions in (1, 2, 3)
+        ),
+        Family(
+            name="shallow_water_2d",
+            equation="h_t + div(h v) = 0;  (h v)_t + div(h v v) + g h grad(h) = 0  (radial dam break)",
+            dimensions=2,
+            fields=(Field("height", "1"),),
+            parameters=(),
+            boundary="neumann",
+        ),
+        Family(
+            name="incompressible_ns_2d",
+            equation="v_t + (v . grad) v = -grad(p) + nu lap(v) + force,  div(v) = 0;  c_t + (v . grad) c = 0",
+            dimensions=2,
+            fields=(
+                *(Field(name, "1") for name in ("velocity_x", "velocity_y", "particles")),
+                *(Field(name, "1", static=True) for name in ("force_x", "force_y")),
+            ),
+            parameters=("nu",),
+            boundary="dirichlet",
+        ),
+        Family(
+            name="darcy_2d",
+            equation="-div(permeability grad(u)) = beta",
+            dimensions=2,
+            fields=(Field("permeability", "1", static=True), Field("u", "1")),
+            parameters=("beta",),
+            boundary="dirichlet",
+            steady=True,
         ),
     )
 }

@@ -16,10 +16,11 @@ DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {"integral": lambda u_cx: u_c
 def conserved(spec: FamilySpec) -> tuple[str, ...]:
     """The names of the invariants that hold for this data: none for an unknown family or another boundary kind.
 
-    The registry grants invariants under one boundary kind only, so data with any other side gets none.
+    The registry grants invariants under one boundary kind only, so data with any other side gets none; nor does data
+    with a mask, whose integral is not over the whole domain.
     """
-    family = FAMILIES.get(spec.name)
-    if family is None or any(kind != family.boundary for sides in spec.boundaries for kind in sides):
+    family = FAMILIES.get(spec.family)
+    if family is None or spec.masked or any(kind != family.boundary for sides in spec.boundaries for kind in sides):
         return ()
     return family.invariants
 

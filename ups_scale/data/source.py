@@ -1,0 +1,174 @@
+"""What a layout makes of an input file: a `Source`, which names everything and reads slabs of frames.
+
+Layouts (`data/layouts`) know containers; what is the same for all of them is here: the splits, checks of axes, and
+opening HDF5 without following links out of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import h5py
+import numpy as np
+
+from ups_scale.data.plan import permutation
+from ups_scale.errors import DataError
+from ups_scale.physics.families import FAMILIES, Field
+
+SPLITS = ("train", "valid", "test")
+SPLIT_NAME = re.compile(r"train|valid|test|ood(_[a-z0-9]+)*")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+"""Names of families, fields and parameters: they become parts of file names in shards."""
+# How far a point of an even axis may lie from its place, in steps; files keep axes in float32, some as running sums.
+EVEN_TOLERANCE = 1e-2
+
+
+class Frames(Protocol):
+    """Reads frames of one field of one trajectory out of an open file."""
+
+    def __call__(self, field: int, trajectory: int, frames: range) -> np.ndarray:
+        """(len(frames), *grid), floating point; NaN where there is no value. Of a static field only `range(0, 1)` is
+        asked. Reads no more of the file than it must."""
+
+
+class Contents(Protocol):
+    """How the numbers of one input are got at. Instances are pickled and sent to worker processes."""
+
+    def open(self) -> AbstractContextManager[Frames]: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input (a file, or a folder such as a Zarr store): what it holds, and how to read it.
+
+    Attributes:
+        path: where it lies.
+        layout: the name of what it was recognised as, such as "pdebench".
+        family: name of the family; need not be in the registry.
+        fields: what a frame holds, in order.
+        parameters: their names.
+        grid, extents, boundaries, steady, masked, geometry, coordinates: as in `FamilySpec`.
+        times_nt: (N, T) float64, the times of the frames in s, NaN if steady; may be a broadcast view.
+        parameters_np: (N, P) float64, NaN where the input states none.
+        splits: for each split its pieces, (n, 3) int64 rows of (trajectory, first frame, end of frames); all pieces of
+            a split have the same number of frames.
+        licence: the input's own word on it, if it has one.
+        contents: reads it.
+    """
+
+    path: Path
+    layout: str
+    family: str
+    fields: tuple[Field, ...]
+    parameters: tuple[str, ...]
+    grid: tuple[int, ...]
+    extents: tuple[tuple[float, float], ...]
+    boundaries: tuple[tuple[str, str], ...]
+    times_nt: np.ndarray
+    parameters_np: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    contents: Contents
+    licence: str | None = None
+    steady: bool = False
+    masked: bool = False
+    geometry: str = "grid"
+    coordinates: tuple[str, ...] = ()
+
+    @property
+    def num_trajectories(self) -> int:
+        return self.times_nt.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a whole trajectory in the input."""
+        return self.times_nt.shape[1]
+
+
+def check_names(path: Path, family: str, fields: Sequence[Field], parameters: Sequence[str]) -> None:
+    """Raises a `DataError` if a name can't be part of a file name, comes twice, or differs from the registry's."""
+    for what, name in (
+        ("family", family),
+        *(("field", field.name) for field in fields),
+        *(("parameter", name) for name in parameters),
+    ):
+        if not NAME.fullmatch(name):
+            raise DataError(f"{path}: {what} name {name!r}; use letters, digits and _, starting with a letter")
+    names = [field.name for field in fields]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: two fields have the same name ({', '.join(names)}); give each its own")
+    known = FAMILIES.get(family)
+    if known and (known.fields != tuple(fields) or known.parameters != tuple(parameters)):
+        expected = ", ".join(
+            f"{field.name} ({field.unit}{', static' if field.static else ''})" for field in known.fields
+        )
+        found = ", ".join(f"{field.name} ({field.unit}{', static' if field.static else ''})" for field in fields)
+        raise DataError(
+            f"{path}: family {family} has the fields {expected} and the parameters {', '.join(known.parameters) or '-'}"
+            f"; found {found} and {', '.join(parameters) or '-'}. Use those, or name the family otherwise"
+        )
+
+
+def is_even(points: np.ndarray) -> bool:
+    """Whether points increase in even steps."""
+    if len(points) < 2 or not np.isfinite(points).all() or points[-1] <= points[0]:
+        return False
+    step = (points[-1] - points[0]) / (len(points) - 1)
+    return bool(np.abs(points - np.linspace(points[0], points[-1], len(points))).max() <= EVEN_TOLERANCE * step)
+
+
+def extents_of_centres(points: np.ndarray) -> tuple[float, float]:
+    """(low, high) of an even axis whose points are cell centres: half a step beyond the first and last."""
+    half = (points[-1] - points[0]) / (len(points) - 1) / 2
+    return float(points[0] - half), float(points[-1] + half)
+
+
+def whole(trajectories: Sequence[int] | np.ndarray, num_frames: int) -> np.ndarray:
+    """(n, 3) pieces: these trajectories with all their frames."""
+    rows = np.asarray(trajectories, np.int64)
+    return np.stack([rows, np.zeros_like(rows), np.full_like(rows, num_frames)], axis=1)
+
+
+def split_by_seed(
+    num: int, num_frames: int, seed: int, shares: Sequence[float] = (0.8, 0.1, 0.1)
+) -> dict[str, np.ndarray]:
+    """Whole trajectories dealt to train, valid and test in these shares, in an order that depends on the seed alone."""
+    order = permutation(num, seed, num)
+    ends = np.round(np.cumsum(shares) / sum(shares) * num).astype(int)
+    parts = np.split(order, ends[:-1])
+    return {name: whole(np.sort(part), num_frames) for name, part in zip(SPLITS, parts, strict=True) if len(part)}
+
+
+def split_in_time(num: int, num_frames: int, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> dict[str, np.ndarray]:
+    """Every trajectory cut in time: the first frames train, the next valid, the last test; none across a border."""
+    ends = np.round(np.cumsum(shares) / sum(shares) * num_frames).astype(int)
+    borders = [0, *ends]
+    return {
+        name: np.array([(row, start, stop) for row in range(num)], np.int64)
+        for name, start, stop in zip(SPLITS, borders[:-1], borders[1:], strict=True)
+        if stop > start
+    }
+
+
+def text_of(value: object) -> str:
+    """An attribute as text; HDF5 has strings of fixed length too, which arrive as bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """The open file, with a `DataError` in place of h5py's own when it is missing or not HDF5."""
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path, or make data with tools/generate.py") from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: not a readable HDF5 file ({error}); if it was downloaded or copied, do that again"
+        ) from None
+    with file:
+        yield file
