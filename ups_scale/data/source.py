@@ -172,3 +172,69 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         ) from None
     with file:
         yield file
+
+
+# What h5py raises on damaged or hostile files: the HDF5 library's errors arrive as any of these.
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, EOFError)
+
+
+def hdf5_item(path: Path, file_or_group: h5py.Group, name: str) -> h5py.Dataset | h5py.Group | None:
+    """The dataset or group called `name` ("a/b" goes down), None where there is no such thing.
+
+    Follows hard links alone, and gives datasets only whose numbers lie in this file: a file from elsewhere must neither
+    name other files of this machine nor send a reader in circles.
+
+    Raises:
+        DataError: a soft or external link, a dataset stored in other files, or a damaged entry.
+    """
+    item: h5py.Dataset | h5py.Group = file_or_group
+    where = file_or_group.name.rstrip("/") if file_or_group.name else ""
+    for part in name.strip("/").split("/"):
+        if not isinstance(item, h5py.Group):
+            return None
+        where = f"{where}/{part}"
+        try:
+            link = item.get(part, getlink=True)
+            if link is None:
+                return None
+            if not isinstance(link, h5py.HardLink):
+                target = getattr(link, "filename", "") + getattr(link, "path", "")
+                raise DataError(
+                    f"{path}: {where} is a {'soft' if isinstance(link, h5py.SoftLink) else 'external'} link to "
+                    f"{target!r}; links aren't followed. Copy the data into the file (h5repack, or h5py's copy)"
+                )
+            item = item[part]
+            if isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise DataError(
+                        f"{path}: {where} keeps its numbers in other files "
+                        f"({'virtual dataset' if item.is_virtual else 'external storage'}), which aren't followed. "
+                        "Copy the data into the file"
+                    )
+            elif not isinstance(item, h5py.Group):
+                return None
+        except HDF5_ERRORS as error:
+            if isinstance(error, DataError):
+                raise
+            raise damaged(path, where, error) from None
+    return item
+
+
+def hdf5_names(path: Path, group: h5py.Group) -> list[str]:
+    """Names of a group's members in the file's order, hard links only.
+
+    Raises:
+        DataError: the group is damaged.
+    """
+    try:
+        return [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
+    except HDF5_ERRORS as error:
+        raise damaged(path, group.name or "/", error) from None
+
+
+def damaged(path: Path, where: str, error: Exception) -> DataError:
+    """The error for something in a file that can't be read."""
+    reason = " ".join(str(error).split())[:300]
+    return DataError(
+        f"{path}: {where} can't be read ({type(error).__name__}: {reason}); the file is damaged, get it again"
+    )

@@ -17,6 +17,7 @@ HEADER = IndexHeader(
     family="a",
     split="train",
     fields=("u", "v"),
+    static=(),
     parameters=("nu",),
     dtype="float32",
     num_frames=4,
@@ -24,6 +25,7 @@ HEADER = IndexHeader(
     keys=("k0", "k1", "k2"),
     statistics={},
     source="s",
+    left_out=((7, "v", 3),),
 )
 START = len(MAGIC) + 16
 
@@ -34,6 +36,7 @@ def make(**changes):
         "offsets_nc": rng.integers(0, 5000, (3, 2)).astype(np.uint64),
         "checksums_nct": rng.integers(0, 2**63, (3, 2, 4)).astype(np.uint64),
         "parameters_np": np.array([[0.1], [np.nan], [2.0]]),
+        "times_nt": np.arange(12.0).reshape(3, 4),
     }
     arrays |= {name: changes.pop(name) for name in list(changes) if name in arrays}
     return ShardIndex(dataclasses.replace(HEADER, **changes), **arrays)
@@ -50,7 +53,7 @@ def test_round_trip(tmp_path):
     path.write_bytes(index.to_bytes())
     found = read_index(path)
     assert found.header == index.header
-    for name in ("offsets_nc", "checksums_nct", "parameters_np"):
+    for name in ("offsets_nc", "checksums_nct", "parameters_np", "times_nt"):
         np.testing.assert_array_equal(getattr(found, name), getattr(index, name))
     assert found.header.frame_bytes == 60
     assert found.header.num_trajectories == 3
@@ -78,9 +81,9 @@ def test_every_flipped_byte_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "found"),
     [
-        (b"", "not an index of format 1"),
+        (b"", "not an index of format 2"),
         (b"PK\x03\x04" * 20, r"starts with b'PK"),
-        (b"ups-index-9\n" + bytes(64), "not an index of format 1"),
+        (b"ups-index-9\n" + bytes(64), "not an index of format 2"),
         (MAGIC, "header of 0 bytes in a file of 12 bytes"),
         (MAGIC + (2**63).to_bytes(8, "little") + bytes(80), "header of 9223372036854775808 bytes"),
         (MAGIC + bytes(80), "checksum"),
@@ -110,6 +113,11 @@ def test_foreign_bytes_are_refused(tmp_path, raw, found):
         {"keys": ["k0", "k1", "k2", "k3"]},
         {"keys": [0, 1, 2]},
         {"fields": ["u", None]},
+        {"static": ["w"]},
+        {"static": [["u"]]},
+        {"left_out": [[1, "u"]]},
+        {"left_out": ["u"]},
+        {"left_out": None},
         {"dtype": "object"},
         {"dtype": "float64"},
         {"shard_bytes": "10000"},
@@ -133,7 +141,16 @@ def test_offsets_past_the_end_of_the_shard_are_refused(tmp_path, offset):
     offsets[2, 1] = 10_000 - 4 * 60  # the last place where four frames fit
     parse_index(make(offsets_nc=offsets).to_bytes(), tmp_path / "a.idx")
     offsets[2, 1] = offset
-    with pytest.raises(DataError, match="an offset lies past the end of the shard"):
+    with pytest.raises(DataError, match="an offset of v lies past the end of the shard"):
+        parse_index(make(offsets_nc=offsets).to_bytes(), tmp_path / "a.idx")
+
+
+def test_a_static_field_is_one_frame_long(tmp_path):
+    offsets = np.full((3, 2), 512, np.uint64)
+    offsets[2, 1] = 10_000 - 60  # the last place where one frame fits
+    header = {"static": ("v",), "offsets_nc": offsets}
+    assert parse_index(make(**header).to_bytes(), tmp_path / "a.idx").header.static == ("v",)
+    with pytest.raises(DataError, match="an offset of v lies past"):
         parse_index(make(offsets_nc=offsets).to_bytes(), tmp_path / "a.idx")
 
 

@@ -27,6 +27,11 @@ def test_content(shard_folder):
     assert data.spec.periodic == (False, False)
     assert data.spec.u_rms == data.statistics["u"]["rms"]
     assert [data.num_trajectories(split) for split in ("train", "valid", "test", "other")] == [12, 4, 4, 0]
+    assert data.num_frames == {"train": 12, "valid": 12, "test": 12}
+    assert (data.regular, data.licences) == (True, ())
+    assert data.spec.dt == pytest.approx(0.05)
+    assert data.spec.dynamic == (0, 1)
+    assert (data.spec.static, data.spec.coordinates, data.spec.steady, data.spec.masked) == ((), (), False, False)
     assert manifest.families["advection_1d"].spec.units == ("1",)
     assert [shard.trajectories for shard in manifest.families["advection_1d"].shards["train"]] == [5, 5, 2]
 
@@ -48,7 +53,7 @@ def test_absent_manifest_says_how_to_make_one(tmp_path):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda c: c.update(format=2), "manifest of format 2, this version reads format 1"),
+        (lambda c: c.update(format=1), "manifest of format 1, this version reads format 2"),
         (lambda c: c.pop("format"), "manifest of format None"),
         (lambda c: c.update(families={}), "lists no family"),
         (lambda c: c.update(families=[]), "malformed manifest"),
@@ -56,6 +61,12 @@ def test_absent_manifest_says_how_to_make_one(tmp_path):
         (lambda c: c["families"]["advection_1d"].update(units=[]), "advection_1d: units has 0 entries, expected 1"),
         (lambda c: c["families"]["advection_1d"].update(extents=[]), "advection_1d: extents has 0 entries"),
         (lambda c: c["families"]["advection_1d"].update(boundaries=[["a", "b"]]), "boundary kind"),
+        (lambda c: c["families"]["advection_1d"].update(dt=None), "advection_1d: dt is None, expected seconds above 0"),
+        (lambda c: c["families"]["advection_1d"].update(dt=-1), "advection_1d: dt is -1"),
+        (lambda c: c["families"]["advection_1d"].update(geometry="mesh"), "advection_1d: geometry 'mesh'"),
+        (lambda c: c["families"]["advection_1d"].update(geometry="points"), "advection_1d: extents has 1 entries, exp"),
+        (lambda c: c["families"]["advection_1d"].update(static=["w"]), r"advection_1d: static \('w',\)"),
+        (lambda c: c["families"]["advection_1d"]["num_frames"].pop("valid"), "malformed manifest .*'valid'"),
         (lambda c: c["families"]["advection_1d"]["splits"].update(train=[{"file": "x"}]), "malformed manifest"),
         (lambda c: c["families"]["advection_1d"]["statistics"].pop("delta"), "malformed manifest .*'delta'"),
     ],
@@ -63,6 +74,13 @@ def test_absent_manifest_says_how_to_make_one(tmp_path):
 def test_malformed_manifests(own_shards, change, found):
     rewrite(own_shards, change)
     with pytest.raises(DataError, match=rf"manifest\.json: .*{found}.*run tools/shard\.py again"):
+        load_manifest(own_shards)
+
+
+@pytest.mark.parametrize("file", ["../other.tar", "/etc/passwd", "a/b.tar", "..tar", ".hidden.tar", "a.tar.idx", "", 3])
+def test_a_manifest_cannot_lead_out_of_its_folder(own_shards, file):
+    rewrite(own_shards, lambda c: c["families"]["advection_1d"]["splits"]["train"][0].update(file=file))
+    with pytest.raises(DataError, match=r"manifest\.json: malformed manifest"):
         load_manifest(own_shards)
 
 
