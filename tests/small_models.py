@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
 from ups_scale.model.simulator import Simulator
@@ -42,6 +45,7 @@ LINE = FamilySpec(
     boundaries=(("periodic", "periodic"),),
     u_rms=(0.8,),
     delta_rms=(0.2,),
+    dt=0.05,
 )
 PLANE = FamilySpec(
     name="reaction_diffusion_2d",
@@ -53,6 +57,7 @@ PLANE = FamilySpec(
     boundaries=(("neumann", "neumann"), ("neumann", "neumann")),
     u_rms=(0.5, 2.0),
     delta_rms=(0.1, 0.3),
+    dt=0.05,
 )
 TORUS = FamilySpec(
     name="navier_stokes_2d",
@@ -64,16 +69,63 @@ TORUS = FamilySpec(
     boundaries=(("periodic", "periodic"), ("periodic", "periodic")),
     u_rms=(3.0,),
     delta_rms=(0.5,),
+    dt=0.05,
 )
 SPECS = (LINE, PLANE, TORUS)
 
+STEADY = FamilySpec(
+    name="darcy_2d",
+    fields=("permeability", "u"),
+    units=("1", "1"),
+    parameters=("beta",),
+    grid=(8, 8),
+    extents=((0.0, 1.0), (0.0, 1.0)),
+    boundaries=(("dirichlet", "dirichlet"),) * 2,
+    u_rms=(0.7, 0.2),
+    delta_rms=(0.0, 0.3),
+    dt=math.nan,
+    static=("permeability",),
+    steady=True,
+)
+FORCED = FamilySpec(
+    name="incompressible_ns_2d",
+    fields=("velocity_x", "force_x"),
+    units=("1", "1"),
+    parameters=("nu",),
+    grid=(16, 8),
+    extents=((0.0, 1.0), (0.0, 0.5)),
+    boundaries=(("robin", "open"), ("dirichlet", "dirichlet")),
+    u_rms=(1.0, 0.5),
+    delta_rms=(0.2, 0.0),
+    dt=0.05,
+    static=("force_x",),
+    masked=True,
+)
+BOX = FamilySpec(
+    name="compressible_flow_3d",
+    fields=("density", "pressure", "velocity_x", "velocity_y", "velocity_z"),
+    units=("1",) * 5,
+    parameters=("M", "eta", "zeta"),
+    grid=(8, 8, 8),
+    extents=((0.0, 1.0),) * 3,
+    boundaries=(("periodic", "periodic"),) * 3,
+    u_rms=(1.0, 2.0, 0.5, 0.5, 0.5),
+    delta_rms=(0.1, 0.1, 0.1, 0.1, 0.1),
+    dt=0.05,
+)
+
 
 def make(
-    seed: int = 0, trained: bool = False, std: float = 0.2, conditioning: dict | None = None, **changes: object
+    seed: int = 0,
+    trained: bool = False,
+    std: float = 0.2,
+    conditioning: dict | None = None,
+    specs: Sequence[FamilySpec] = SPECS,
+    **changes: object,
 ) -> Simulator:
-    """A small simulator of three families; `trained` fills its zero weights, as training would."""
+    """A small simulator, of three families by default; `trained` fills its zero weights, as training would."""
     torch.manual_seed(seed)
-    model = Simulator(SPECS, {**MODEL, **changes}, {**CONDITIONING, **(conditioning or {})})
+    model = Simulator(specs, {**MODEL, **changes}, {**CONDITIONING, **(conditioning or {})})
     if trained:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -85,8 +137,9 @@ def make(
 def inputs(
     spec: FamilySpec, batch: int = 3, frames: int = 1, seed: int = 0
 ) -> tuple[torch.Tensor, str, torch.Tensor, torch.Tensor]:
-    """(context, family, parameters, dt) for `Simulator.forward`, at the family's own scale."""
+    """(context, family, parameters, dt) for `Simulator.forward` over up to 8 steps, at the family's own scale."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.randn(batch, frames, len(spec.fields), *spec.grid, generator=generator)
     u = u * torch.tensor(spec.u_rms).reshape(-1, *(1,) * spec.dimensions)
-    return u, spec.name, torch.rand(batch, len(spec.parameters), generator=generator) + 0.1, torch.full((batch,), 0.05)
+    parameters = torch.rand(batch, len(spec.parameters), generator=generator) + 0.1
+    return u, spec.name, parameters, torch.full((batch, frames + 7), spec.dt)

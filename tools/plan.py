@@ -38,7 +38,8 @@ def main() -> None:
     path = Path(recipe.data.manifest)
     if path.exists():
         manifest = load_manifest(path)
-        check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
+        transient = {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
+        check_data(recipe, transient)
         specs = manifest.specs
     else:
         specs = default_specs()

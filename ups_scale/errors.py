@@ -16,6 +16,16 @@ class UserError(ValueError):
     exit_code = 2
     on_all_ranks = False
 
+    @property
+    def problems(self) -> list[str]:
+        """The problems that the message lists, without the line that counts them; of other messages the lines."""
+        first, *others = str(self).split("\n")
+        return (
+            [line.strip() for line in others]
+            if others and first.endswith(("problem", "problems"))
+            else [first, *others]
+        )
+
 
 class RecipeError(UserError):
     """The recipe (or a command-line override of it) is wrong; the message lists every problem."""

@@ -1,5 +1,5 @@
-"""One rank of tests/distributed/test_zero_parity.py: trains a small model of three families for a few steps at every
-ZeRO stage and precision asked for, and writes losses, gradient norms and weights. Run by torchrun.
+"""One rank of tests/distributed/test_zero_parity.py: trains a small model of every kind of family for a few steps at
+every ZeRO stage and precision asked for, and writes losses, gradient norms and weights. Run by torchrun.
 
     parity_worker.py OUT CASE [CASE ...]      a case is <stage>-<precision>-<activation checkpointing>
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from small_models import SPECS, inputs, make
+from small_models import FORCED, SPECS, STEADY, inputs, make
 
 from ups_scale import distributed
 from ups_scale.engine.setup import Engine
@@ -19,21 +19,25 @@ from ups_scale.model.simulator import Simulator
 from ups_scale.recipe import load
 
 ROOT = Path(__file__).parents[2]
+FAMILIES = (*SPECS, FORCED, STEADY)
 ACCUMULATION = 3
 STEPS = 6
 
 
-def batch(step: int, microstep: int, rank: int) -> tuple:
-    """Inputs and target of one microstep: families take turns, the same one on all ranks."""
-    spec = SPECS[(step * 2 + microstep) % len(SPECS)]
-    given = inputs(spec, batch=2, seed=1000 * step + 10 * microstep + rank)
-    target = inputs(spec, batch=2, seed=1 + 1000 * step + 10 * microstep + rank)[0]
-    return given, target
+def batch(step: int, microstep: int, rank: int) -> tuple[tuple, dict[str, torch.Tensor], torch.Tensor]:
+    """Inputs (plain, and by name) and target of one microstep: families take turns, the same one on all ranks."""
+    spec = FAMILIES[(step * 2 + microstep) % len(FAMILIES)]
+    seed = 1000 * step + 10 * microstep + rank
+    given, target = inputs(spec, batch=2, seed=seed), inputs(spec, batch=2, seed=seed + 1)[0]
+    named = {}
+    if spec.masked:
+        named["mask_bcx"] = torch.rand(target[:, 0].shape, generator=torch.Generator().manual_seed(seed)) > 0.3
+    return (*given, 2), named, target
 
 
 def wide_model() -> Simulator:
     """Wide enough that ZeRO-3 lets go of its larger weights between uses: it keeps those under 100,000 elements."""
-    return make(trained=True, std=0.02, model_dim=256, num_heads=4)
+    return make(trained=True, std=0.02, specs=FAMILIES, model_dim=256, num_heads=4)
 
 
 def predict(engine: Engine) -> torch.Tensor:
@@ -60,8 +64,8 @@ def main() -> None:
         losses, norms = [], []
         for step in range(STEPS):
             for microstep in range(ACCUMULATION):
-                given, target = batch(step, microstep, ranks.rank)
-                loss = (engine.forward(*given, 2) - target).square().mean()
+                given, named, target = batch(step, microstep, ranks.rank)
+                loss = (engine.forward(*given, **named) - target).square().mean()
                 engine.backward(loss)
                 losses.append(float(distributed.sum_over_ranks(loss.detach().clone())) / ranks.world_size)
                 if microstep < ACCUMULATION - 1:

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import mixed_shards
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ups_scale.checkpoint.resume import find_checkpoint
+from ups_scale.checkpoint.resume import find_checkpoint, read_state
+from ups_scale.data.index import read_index
 from ups_scale.model.simulator import Simulator
 from ups_scale.train.run import lock
 
@@ -229,6 +232,128 @@ def test_going_back_leaves_no_later_checkpoint_in_the_way(finished: Path, shard_
         assert (folder / f"checkpoints/step-{step}.abandoned").is_dir()
     assert training_lines(folder)[-1]["step"] == steps[-1] + 2
     assert find_checkpoint(folder).name == f"step-{steps[-1] + 2}"
+
+
+def test_steady_masked_and_irregular_families_train_and_validate_together(tmp_path) -> None:
+    mixed_shards.write(tmp_path / "shards")
+    options = {
+        "data.steady_share": 0.5,
+        "data.max_stride": 2,
+        "model.patch_size": 2,
+        "model.context_frames": 2,
+        "schedule.steps": 12,
+        "evaluate.every_steps": 6,
+        "evaluate.horizons": [1, 2],
+        "curriculum.grow_every_steps": 6,
+        "logging.pictures_every_steps": 12,
+        "checkpoint.every_steps": 12,
+    }
+    output = run(command("python", tmp_path / "shards", tmp_path / "runs", **options))
+    lines = [json.loads(line) for line in (the_run(tmp_path / "runs") / "metrics.jsonl").read_text().splitlines()]
+    families = ("darcy_2d", "ocean_2d", "waves_1d")
+    for family in families:
+        assert any(line.get(f"loss/{family}") is not None for line in lines), family
+        assert f"validation at step 12: {family}" in output
+    assert all(line["finite"] for line in lines if "loss" in line)
+    validated = lines[-1]["validation"]
+    steps = {name: {key[-1] for key in validated if key.startswith(f"{name}/model/nrmse@")} for name in families}
+    assert steps == {"darcy_2d": {"1"}, "ocean_2d": {"1", "2"}, "waves_1d": {"1", "2"}}
+    for family in families:  # each learned something: before training the model is persistence
+        assert validated[f"{family}/model/nrmse@1"] != validated[f"{family}/persistence/nrmse@1"]
+
+
+VICTIM = "advection_1d-train-00001.tar"
+DAMAGED = {
+    "schedule.steps": 12,
+    "checkpoint.every_steps": 4,
+    "evaluate.every_steps": 0,
+    "data.max_damaged_share": 0.5,
+    "data.max_stride": 3,
+}
+
+
+def flip(folder: Path, places: Iterable[tuple[int, int]]) -> bytes:
+    """Changes a byte of these frames, (row, frame), of the shard `VICTIM`; returns what it was."""
+    path = folder / VICTIM
+    index = read_index(Path(f"{path}.idx"))
+    whole = path.read_bytes()
+    raw = bytearray(whole)
+    for row, frame in places:
+        raw[int(index.offsets_nc[row, 0]) + frame * index.header.frame_bytes + 7] ^= 16
+    path.write_bytes(raw)
+    return whole
+
+
+def test_damage_is_replaced_logged_counted_over_ranks_and_kept_through_a_resume(own_shards, tmp_path) -> None:
+    damaged = {(1, 6), (2, 0), (3, 11)}
+    flip(own_shards, damaged)
+    output = run(command("torchrun", own_shards, tmp_path / "whole", **DAMAGED))
+    folder = the_run(tmp_path / "whole")
+    last = training_lines(folder)[-1]
+    assert (last["quarantined"], last["quarantined/advection_1d"]) == (3, 3)
+    counts = [line["quarantined"] for line in training_lines(folder)]
+    assert counts == sorted(counts)
+    assert counts[0] < 3, "it is counted when it is met"
+    kept = read_state(find_checkpoint(folder))["quarantined"]
+    assert {(entry["trajectory"] - 5, entry["frame"]) for entry in kept} == damaged
+    assert {(entry["family"], entry["shard"]) for entry in kept} == {("advection_1d", VICTIM)}
+    assert all(entry["key"] and "checksum" in entry["reason"] for entry in kept)
+    said = [line for line in output.splitlines() if "quarantined" in line]
+    assert len(said) == len(set(said)) == len(kept), "each once, whichever ranks met it"
+    assert all(VICTIM in line and "another trajectory takes its place" in line and "checksum" in line for line in said)
+
+    # Resumed in the middle, it goes on as it did.
+    again = Path(shutil.copytree(folder, tmp_path / "again" / folder.name))
+    for step in (8, 12):
+        shutil.rmtree(again / f"checkpoints/step-{step}")
+    half = read_state(again / "checkpoints/step-4")["quarantined"]
+    output = run(command("torchrun", own_shards, again.parent, **DAMAGED))
+    assert f"{len(half)} damaged items known from {again / 'checkpoints/step-4'}" in output
+    assert training_lines(again) == training_lines(folder)
+    weights, expected = (load_file(found / "checkpoints/step-12/model/model.safetensors") for found in (again, folder))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_missing_shard_is_gone_round_if_that_is_allowed(own_shards, tmp_path) -> None:
+    (own_shards / VICTIM).unlink()
+    output = run(command("torchrun", own_shards, tmp_path, **DAMAGED))
+    said = [line for line in output.splitlines() if "quarantined" in line]
+    assert len(said) == 1
+    assert f"{VICTIM}: no such shard" in said[0]
+    folder = the_run(tmp_path)
+    assert {line["quarantined/advection_1d"] for line in training_lines(folder)} == {5}
+    assert [(entry["trajectory"], entry["frame"]) for entry in read_state(find_checkpoint(folder))["quarantined"]] == [
+        (5, None)
+    ]
+
+    code, output = finish(start(command("torchrun", own_shards, tmp_path / "strict", **{**DAMAGED, **STRICT})))
+    assert code != 0
+    assert "5 of 12 training trajectories are damaged (41.67%), more than data.max_damaged_share 0.1" in output
+    assert output.count("error:") == 1
+    assert not list((tmp_path / "strict").iterdir()), "a refused run left something"
+
+
+STRICT = {"data.max_damaged_share": 0.1}
+
+
+def test_above_the_share_all_ranks_stop_with_the_list_and_go_on_when_it_is_repaired(own_shards, tmp_path) -> None:
+    whole = flip(own_shards, [(row, frame) for row in range(4) for frame in range(12)])
+    line = command("torchrun", own_shards, tmp_path, **{**DAMAGED, **STRICT})
+    code, output = finish(start(line), timeout=60)
+    assert code != 0
+    assert output.count("error: family advection_1d: ") == 1
+    assert "of 12 training trajectories are damaged" in output
+    assert f"  {VICTIM}: {VICTIM[:-4]}-00000" in output
+    assert "Run tools/shard.py again" in output
+    folder = the_run(tmp_path)
+    stopped = training_lines(folder)[-1]
+    assert stopped["quarantined"] >= 2
+    assert stopped["step"] < 12
+
+    (own_shards / VICTIM).write_bytes(whole)
+    run(line)
+    assert training_lines(folder)[-1]["step"] == 12
+    assert training_lines(folder)[-1]["quarantined"] == 0
 
 
 def test_torchrun_and_deepspeed_ranks_give_the_same_losses(shard_folder: Path, tmp_path: Path) -> None:

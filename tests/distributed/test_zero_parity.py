@@ -70,8 +70,8 @@ def plain() -> dict:
         for microstep in range(ACCUMULATION):
             total = 0.0
             for rank in range(WORLD_SIZE):
-                given, target = batch(step, microstep, rank)
-                loss = (model(*given, 2) - target).square().mean()
+                given, named, target = batch(step, microstep, rank)
+                loss = (model(*given, **named) - target).square().mean()
                 (loss / ACCUMULATION / WORLD_SIZE).backward()
                 total += loss.item() / WORLD_SIZE
             losses.append(total)

@@ -15,6 +15,7 @@ TIERS = (
     ("checkpoint", "rollout"),
     ("train",),
     ("evaluate",),
+    ("bench",),
     ("launch", "tools"),
 )
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from ups_scale.errors import DataError
 MAGIC = b"ups-index-2\n"
 MAX_HEADER_BYTES = 64 * 2**20
 DTYPES = ("float32", "float16")
+KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+"""A trajectory's key: what WebDataset takes for one, the part of a member's name before the first dot."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def read_index(path: Path) -> ShardIndex:
 def read_raw(path: Path) -> bytes:
     """The bytes of an index's file, unchecked; a `DataError` if they can't be read."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: the shard's index can't be read (no plain file); run tools/shard.py again")
         return path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -168,6 +173,8 @@ def _parse_header(raw: bytes) -> IndexHeader:
         all(isinstance(count, int) and count > 0 for count in counts)
         and all(isinstance(text, str) for text in texts)
         and bool(header.keys and header.fields and header.grid)
+        and all(map(KEY.fullmatch, header.keys))
+        and len(set(header.keys)) == len(header.keys)
         and set(header.static) <= set(header.fields)
         and isinstance(header.statistics, dict)
     )

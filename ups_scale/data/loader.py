@@ -1,6 +1,7 @@
 """The stream of micro-batches of one rank: the plan's windows, read ahead by threads, with exact state.
 
-    plan.draws(state, horizon) -> chunk(draw, rank) -> ShardReader.read_window -> FieldBatch -> (batch, state after it)
+    plan.draws(state, horizon) -> chunk(draw, rank) -> plan.window -> ShardReader.read_window -> FieldBatch
+                                                            ^--- damaged: the next ---'
 
 Threads, not processes: between processes the copies cost more than the reading (docs/data.md).
 """
@@ -8,15 +9,21 @@ Threads, not processes: between processes the copies cost more than the reading 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from ups_scale.data.batch import FieldBatch
-from ups_scale.data.plan import Chunk, Plan, PlanState, chunk
-from ups_scale.data.reader import DamagedItem, ShardReader, empty_windows
+from ups_scale.data.buffers import empty_windows
+from ups_scale.data.plan import Chunk, Draw, Plan, PlanState, chunk
+from ups_scale.data.quarantine import Quarantine
+from ups_scale.data.reader import DamagedItem, ShardReader
 from ups_scale.errors import DataError
 
+# Reads in a row that find damage, after which a window is given up if more is known to be damaged than may be: waiting
+# for the next log line would be to read on from a storage that fails.
 MAX_ATTEMPTS = 8
 
 
@@ -37,6 +44,7 @@ class MicroBatch:
 def stream(
     plan: Plan,
     readers: Mapping[str, ShardReader],
+    quarantine: Quarantine,
     state: PlanState,
     *,
     stop_step: int,
@@ -51,11 +59,12 @@ def stream(
     """Yields this rank's micro-batches from `state` until before step `stop_step`, in the plan's order.
 
     `parts` is the number of microsteps per draw; `threads` read up to `prefetch` micro-batches ahead (0: read when
-    asked). The order and the content depend on neither.
+    asked). The order and the content depend on neither, nor on what `quarantine` knows. It learns of all damage that is
+    found, and is to account for it where the micro-batch is used.
 
     Raises:
-        DataError: a window and `MAX_ATTEMPTS` - 1 replacements of it are all damaged.
-        RecipeError: a draw has fewer windows than ranks x parts.
+        DataError: `MAX_ATTEMPTS` reads in a row found damage, and more than the quarantine's share of the family is
+            known to be damaged, or all of it is; at the micro-batch that it concerns, after those before it.
     """
 
     def tasks() -> Iterator[Callable[[], MicroBatch]]:
@@ -67,7 +76,7 @@ def stream(
                     item = chunk(draw, rank, world_size, part, parts)
                     microstep = number * parts + part
                     yield lambda item=item, step=now.step, microstep=microstep, after=after: _read(  # type: ignore[misc]
-                        plan, readers[item.draw.family], item, context_frames, step, microstep, after
+                        plan, readers[item.draw.family], quarantine, item, context_frames, step, microstep, after
                     )
             now = after
 
@@ -90,27 +99,51 @@ def stream(
 
 
 def _read(
-    plan: Plan, reader: ShardReader, item: Chunk, context_frames: int, step: int, microstep: int, after: PlanState
+    plan: Plan,
+    reader: ShardReader,
+    quarantine: Quarantine,
+    item: Chunk,
+    context_frames: int,
+    step: int,
+    microstep: int,
+    after: PlanState,
 ) -> MicroBatch:
     draw, spec = item.draw, reader.data.spec
-    num_frames = context_frames + draw.horizon
-    u_bctx = empty_windows(len(item.numbers), len(spec.fields), num_frames, spec.grid)
-    trajectories, damaged = [], []
-    for row, number in enumerate(item.numbers):
-        for attempt in range(MAX_ATTEMPTS):
-            trajectory, first_frame = plan.window(draw, number, attempt)
-            try:
-                reader.read_window(trajectory, first_frame, u_bctx[row])
-            except DamagedItem as error:
-                damaged.append(error)
-                continue
-            trajectories.append(trajectory)
-            break
-        else:
-            listed = "\n  ".join(str(error) for error in damaged[-MAX_ATTEMPTS:])
-            raise DataError(
-                f"family {draw.family}: {MAX_ATTEMPTS} reads in a row found damage; run tools/shard.py again, which "
-                f"rewrites the damaged shards:\n  {listed}"
-            )
-    batch = reader.batch(trajectories, u_bctx)
+    u_bctx = empty_windows(len(item.numbers), len(spec.fields), context_frames + draw.horizon, spec.grid)
+    trajectories, windows, damaged = [], [], []
+    for number, out_ctx in zip(item.numbers, u_bctx, strict=True):
+        trajectory, frames, met = _read_whole(plan, reader, quarantine, draw, number, out_ctx)
+        trajectories.append(trajectory)
+        windows.append(frames)
+        damaged += met
+    batch = reader.batch(trajectories, windows, u_bctx)
     return MicroBatch(batch, item.weight, draw.horizon, step, microstep, after, tuple(damaged))
+
+
+def _read_whole(
+    plan: Plan, reader: ShardReader, quarantine: Quarantine, draw: Draw, number: int, out_ctx: np.ndarray
+) -> tuple[int, Sequence[int], list[DamagedItem]]:
+    """Reads the first of a window and its replacements that is whole into `out_ctx`; returns its trajectory, its
+    frames, and what is wrong with those before it."""
+    damaged: list[DamagedItem] = []
+    reads = 0
+    for attempt in range(plan.num_trajectories(draw.family) + MAX_ATTEMPTS):
+        trajectory, frames = plan.window(draw, number, attempt)
+        known = quarantine.find(draw.family, trajectory, frames)
+        if known is not None:
+            damaged.append(known)
+            continue
+        try:
+            reader.read_window(trajectory, frames, out_ctx)
+        except DamagedItem as error:
+            damaged.append(quarantine.learn(error))
+            reads += 1
+            if reads >= MAX_ATTEMPTS and quarantine.exceeded(draw.family):
+                break
+            continue
+        return trajectory, frames, damaged
+    listed = "\n  ".join(dict.fromkeys(str(error) for error in damaged[-MAX_ATTEMPTS:]))
+    raise DataError(
+        f"family {draw.family}: {len(damaged)} windows in a row are damaged, {reads} of them found just now; run "
+        f"tools/shard.py again, which rewrites the damaged shards, and resume:\n  {listed}"
+    )

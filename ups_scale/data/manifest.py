@@ -17,6 +17,9 @@ from ups_scale.physics.families import BOUNDARY_KINDS, GEOMETRIES, FamilySpec
 FORMAT = 2
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 """A shard's file: a plain name, so that a manifest can't lead out of its folder."""
+MIN_VALUE_BYTES = 2  # float16
+MAX_STATISTIC = 3e38
+"""Beyond it they are infinite in float32, in which they are used."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,16 @@ def load_manifest(path: str | Path) -> Manifest:
     if path.is_dir():
         path = path / "manifest.json"
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: no plain file; name the manifest.json that tools/shard.py wrote")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --layout pdebench --out "
             f"{path.parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
         ) from None
+    except DataError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a readable JSON file ({error}); run tools/shard.py again") from None
     found = content.get("format") if isinstance(content, dict) else None
@@ -96,12 +103,17 @@ def load_manifest(path: str | Path) -> Manifest:
         raise DataError(
             f"{path}: manifest of format {found!r}, this version reads format {FORMAT}; run tools/shard.py again"
         )
+    families, problems = {}, []
     try:
-        families = {name: _family(name, entry) for name, entry in content["families"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path}: malformed manifest ({type(error).__name__}: {error}); run tools/shard.py again"
-        ) from None
+        for name, entry in content["families"].items():
+            try:
+                families[name] = _family(name, entry)
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                problems.append(f"{type(error).__name__}: {error}")
+    except (KeyError, AttributeError) as error:
+        problems.append(f"{type(error).__name__}: {error}")
+    if problems:
+        raise DataError(f"{path}: malformed manifest ({'; '.join(problems)}); run tools/shard.py again")
     if not families:
         raise DataError(f"{path}: the manifest lists no family; run tools/shard.py again with at least one input file")
     return Manifest(path, digest(content), families)
@@ -109,8 +121,8 @@ def load_manifest(path: str | Path) -> Manifest:
 
 def _family(name: str, entry: dict[str, Any]) -> FamilyData:
     statistics = {
-        quantity: {kind: tuple(float(value) for value in values) for kind, values in kinds.items()}
-        for quantity, kinds in entry["statistics"].items()
+        quantity: {kind: tuple(map(float, entry["statistics"][quantity][kind])) for kind in ("mean", "std", "rms")}
+        for quantity in ("u", "delta")
     }
     spec = FamilySpec(
         name=name,
@@ -134,16 +146,25 @@ def _family(name: str, entry: dict[str, Any]) -> FamilyData:
         raise ValueError(f"{name}: boundary kind {sorted(unknown)}, known are {list(BOUNDARY_KINDS)}")
     if spec.geometry not in GEOMETRIES:
         raise ValueError(f"{name}: geometry {spec.geometry!r}, known are {list(GEOMETRIES)}")
+    if not spec.grid or min(spec.grid) < 1:
+        raise ValueError(f"{name}: grid {spec.grid}, expected sizes above 0")
     axes = spec.coordinates if spec.geometry == "points" else spec.grid
     for what, found, wanted in (
         ("units", spec.units, spec.fields),
-        ("statistics.u.rms", spec.u_rms, spec.fields),
-        ("statistics.delta.rms", spec.delta_rms, spec.fields),
+        *(
+            (f"statistics.{quantity}.{kind}", values, spec.fields)
+            for quantity, kinds in statistics.items()
+            for kind, values in kinds.items()
+        ),
         ("extents", spec.extents, axes),
         ("boundaries", spec.boundaries, axes),
     ):
         if len(found) != len(wanted):
             raise ValueError(f"{name}: {what} has {len(found)} entries, expected {len(wanted)}")
+    for quantity, kinds in statistics.items():
+        for kind, values in kinds.items():
+            if not all(abs(value) < MAX_STATISTIC for value in values):
+                raise ValueError(f"{name}: statistics.{quantity}.{kind} {list(values)}, expected finite numbers")
     unknown = {*spec.static, *spec.coordinates} - set(spec.fields)
     if unknown or not set(spec.coordinates) <= set(spec.static):
         raise ValueError(f"{name}: static {spec.static} and coordinates {spec.coordinates} of fields {spec.fields}")
@@ -155,6 +176,20 @@ def _family(name: str, entry: dict[str, Any]) -> FamilyData:
             raise ValueError(f"{name}: shard {shard.file!r} is not the plain name of a .tar file")
         if not (isinstance(shard.trajectories, int) and shard.trajectories > 0):
             raise ValueError(f"{name}: shard {shard.file} is said to hold {shard.trajectories!r} trajectories")
+        digests = (shard.sha256, shard.index_sha256)
+        if not (isinstance(shard.bytes, int) and shard.bytes > 0 and all(isinstance(value, str) for value in digests)):
+            raise ValueError(f"{name}: shard {shard.file} has bytes {shard.bytes!r} and SHA-256 {digests}")
     num_frames = {split: int(entry["num_frames"][split]) for split in shards}
+    if min(num_frames.values(), default=1) < 1:
+        raise ValueError(f"{name}: num_frames {num_frames}, expected numbers above 0")
+    for split, part in shards.items():
+        values = math.prod(spec.grid) * (len(spec.static) + len(spec.dynamic) * num_frames[split])
+        for shard in part:
+            # No memory is asked for that the data could not fill.
+            if shard.bytes < MIN_VALUE_BYTES * values * shard.trajectories:
+                raise ValueError(
+                    f"{name}: shard {shard.file} of {shard.bytes} bytes can't hold {shard.trajectories} trajectories "
+                    f"of {num_frames[split]} frames of {spec.grid} points"
+                )
     licences = tuple(str(licence) for licence in entry["licences"])
     return FamilyData(spec, bool(entry["regular"]), num_frames, shards, statistics, licences)

@@ -1,9 +1,10 @@
 """The order of training, as a pure function: which windows every optimizer step reads.
 
-An optimizer step is `draws_per_step` independent draws of a family, p ∝ n^exponent over their numbers of trajectories.
-A draw takes as many windows of its family as fill its share of the token budget, from the family's own endless stream:
-every trajectory once per epoch, in an order that permutes shards, then trajectories within groups of shards. Neither
-the number of ranks nor of reading threads enters; the state is the step and one position per family.
+An optimizer step is `draws_per_step` independent draws of a family, p ∝ n^exponent over their numbers of trajectories,
+where steady families together have a share of their own. A draw takes as many windows of its family as fill its share
+of the token budget, from the family's own endless stream: every trajectory once per epoch, in an order that permutes
+shards, then trajectories within groups of shards; of each a window at a random time and stride. Neither the number of
+ranks nor of reading threads enters; the state is the step and one position per family.
 """
 
 from __future__ import annotations
@@ -51,11 +52,17 @@ def windows_per_draw(batch_tokens: int, draws_per_step: int, window_tokens: int)
 
 @dataclass(frozen=True)
 class FamilyStream:
-    """What the plan needs to know of a family: trajectories per shard, frames per trajectory, tokens per frame."""
+    """What the plan needs to know of a family: trajectories per shard, frames per trajectory, tokens per frame, and
+    whether a trajectory is just what is given (frame 0) and its solution (frame 1)."""
 
     shard_sizes: tuple[int, ...]
     num_frames: int
     tokens: int
+    steady: bool = False
+
+    def horizon(self, asked: int) -> int:
+        """Frames to predict where `asked` are the curriculum's."""
+        return 1 if self.steady else asked
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Plan:
         batch_tokens: int,
         context_frames: int,
         shuffle_shards: int,
+        max_stride: int = 1,
+        steady_share: float = 0.25,
     ) -> None:
         self._streams = dict(sorted(streams.items()))
         self._names = list(self._streams)
@@ -96,12 +105,17 @@ class Plan:
         self._ids = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in self._names}
         self._sizes = {name: sum(stream.shard_sizes) for name, stream in self._streams.items()}
         weights = np.array(list(self._sizes.values()), float) ** exponent
+        steady = np.array([stream.steady for stream in self._streams.values()])
+        if steady.any() and not steady.all():
+            weights[steady] *= steady_share / weights[steady].sum()
+            weights[~steady] *= (1 - steady_share) / weights[~steady].sum()
         self._cumulative = np.cumsum(weights / weights.sum())
         self._seed = seed
         self._draws_per_step = draws_per_step
         self._batch_tokens = batch_tokens
         self._context_frames = context_frames
         self._shuffle_shards = shuffle_shards
+        self._max_stride = max_stride
         self._order = lru_cache(maxsize=4 * len(self._names))(self._epoch_order)
 
     def start(self) -> PlanState:
@@ -109,44 +123,57 @@ class Plan:
         return PlanState(0, dict.fromkeys(self._names, 0))
 
     def draws(self, state: PlanState, horizon: int) -> tuple[list[Draw], PlanState]:
-        """The draws of step `state.step`, and the state of the step after."""
+        """The draws of step `state.step`, where transient families predict `horizon` frames, and the state after it."""
         positions = dict(state.positions)
         draws = []
         for number in range(self._draws_per_step):
             share = mix(self._seed, 1, state.step, number) / 2**64
             name = self._names[min(int(np.searchsorted(self._cumulative, share, side="right")), len(self._names) - 1)]
-            tokens = self._streams[name].tokens * horizon
-            windows = windows_per_draw(self._batch_tokens, self._draws_per_step, tokens)
-            draws.append(Draw(name, positions[name], windows, horizon))
+            stream = self._streams[name]
+            frames = stream.horizon(horizon)
+            windows = windows_per_draw(self._batch_tokens, self._draws_per_step, stream.tokens * frames)
+            draws.append(Draw(name, positions[name], windows, frames))
             positions[name] += windows
         return draws, PlanState(state.step + 1, positions)
 
     def check_ranks(self, world_size: int, horizons: Sequence[int]) -> None:
         """Raises now what would come up at the step where the horizon has grown too long for this many ranks; see
         `check_windows`."""
-        for horizon in horizons:
-            for name, stream in self._streams.items():
+        for name, stream in self._streams.items():
+            for horizon in sorted({stream.horizon(asked) for asked in horizons}):
                 windows = windows_per_draw(self._batch_tokens, self._draws_per_step, stream.tokens * horizon)
                 check_windows(name, windows, horizon, world_size)
 
-    def window(self, draw: Draw, number: int, attempt: int = 0) -> tuple[int, int]:
-        """(trajectory, first frame) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged.
+    def num_trajectories(self, family: str) -> int:
+        """Trajectories of a family: as many attempts at a window try all of them."""
+        return self._sizes[family]
+
+    def window(self, draw: Draw, number: int, attempt: int = 0) -> tuple[int, Sequence[int]]:
+        """(trajectory, its frames) of a draw's window; `attempt` > 0 gives its replacements, should it be damaged.
+
+        The frames are a range at a stride of 1 to `max_stride`, any that fits alike likely; in a steady family what is
+        given, as often as there are context frames, and the solution.
 
         Raises:
             RecipeError: the family's trajectories are shorter than the window.
         """
-        stream, family = self._streams[draw.family], self._ids[draw.family]
-        epoch, place = divmod(draw.first + number, self._sizes[draw.family])
+        stream, family, position = self._streams[draw.family], self._ids[draw.family], draw.first + number
+        epoch, place = divmod(position, self._sizes[draw.family])
         order = self._order(draw.family, epoch)
-        starts = stream.num_frames - self._context_frames - draw.horizon + 1
-        if starts < 1:
+        trajectory = int(order[(place + attempt) % len(order)])
+        if stream.steady:
+            return trajectory, (0,) * self._context_frames + (1,)
+        steps = self._context_frames + draw.horizon - 1
+        longest = min(self._max_stride, (stream.num_frames - 1) // steps)
+        if longest < 1:
             raise RecipeError(
                 f"a window of {self._context_frames} context + {draw.horizon} predicted frames does not fit family "
                 f"{draw.family}, whose trajectories have {stream.num_frames}: lower model.context_frames or "
                 "curriculum.horizons"
             )
-        first_frame = mix(self._seed, 2, family, draw.first + number, attempt) % starts
-        return int(order[(place + attempt) % len(order)]), first_frame
+        stride = 1 + mix(self._seed, 5, family, position, attempt) % longest if longest > 1 else 1
+        first = mix(self._seed, 2, family, position, attempt) % (stream.num_frames - steps * stride)
+        return trajectory, range(first, first + steps * stride + 1, stride)
 
     def _epoch_order(self, name: str, epoch: int) -> np.ndarray:
         sizes = self._streams[name].shard_sizes

@@ -2,68 +2,71 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 import torch
-import xxhash
 
 from ups_scale.data.batch import FieldBatch
+from ups_scale.data.buffers import empty_windows
+from ups_scale.data.frames import DamagedFrame, OpenShard, ShardFrames
 from ups_scale.data.index import ShardIndex, parse_index, read_raw
 from ups_scale.data.manifest import Manifest, ShardEntry
 from ups_scale.errors import DataError
 
 # Files a reader keeps open. Data sets have more shards than a process may have open files (often 1024).
 OPEN_SHARDS = 64
+# The machine's want, not the data's damage.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class DamagedItem(DataError):
-    """A frame whose bytes are not those that were written: `shard`, `key` and `reason` say which and why."""
+    """A frame that can't be had as it was written, or a whole shard.
 
-    def __init__(self, shard: str, key: str, reason: str) -> None:
-        super().__init__(f"{shard}: trajectory {key}: {reason}; tools/shard.py, run again as before, writes it anew")
-        self.shard, self.key, self.reason = shard, key, reason
+    Attributes:
+        family, shard: where; `shard` is the name of its file.
+        key: name of the trajectory; empty if the whole shard can't be read.
+        trajectory: its number over all shards of the split.
+        frame: number of the frame, 0 of a static field; None if the whole shard can't be read.
+        reason: what was found.
+    """
 
-    def __reduce__(self) -> tuple[type[DamagedItem], tuple[str, str, str]]:
+    def __init__(self, family: str, shard: str, key: str, trajectory: int, frame: int | None, reason: str) -> None:
+        place = f"{shard}: " if frame is None else f"{shard}: trajectory {key}, frame {frame}: "
+        super().__init__(f"{place}{reason}; tools/shard.py, run again as before, writes it anew")
+        self.family, self.shard, self.key = family, shard, key
+        self.trajectory, self.frame, self.reason = trajectory, frame, reason
+
+    def __reduce__(self) -> tuple[type[DamagedItem], tuple[str, str, str, int, int | None, str]]:
         # An exception is pickled by its message alone; ranks send theirs to each other.
-        return DamagedItem, (self.shard, self.key, self.reason)
-
-
-class _OpenShard:
-    """A file descriptor that is closed when nobody holds this object any more."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DataError(f"{path}: the shard can't be opened ({error.strerror}); run tools/shard.py again") from None
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
-def empty_windows(num: int, num_fields: int, num_frames: int, grid: Sequence[int]) -> np.ndarray:
-    """(B, C, T, *grid) float32, not initialised; in pinned memory where there is a GPU to copy to."""
-    shape = (num, num_fields, num_frames, *grid)
-    return torch.empty(shape, dtype=torch.float32, pin_memory=torch.cuda.is_available()).numpy()
+        return DamagedItem, (self.family, self.shard, self.key, self.trajectory, self.frame, self.reason)
 
 
 class ShardReader:
     """Random access to the trajectories of one family and split. Safe to call from several threads.
 
+    Attributes:
+        data, family, split: what is read.
+        shard_sizes: number of trajectories per shard.
+        num_frames: of every trajectory.
+        broken_shards: what is wrong with each shard that can't be read at all, by its file; empty if `strict`.
+
+    With `strict=False` such shards are no error until one of their trajectories is asked for: a `DamagedItem`, whose
+    frame is None.
+
     Raises:
-        DataError: the split has no shards, or an index is missing, damaged or disagrees with the manifest.
+        DataError: no such family or split; or, if `strict`, shards or their indices are missing, damaged or disagree
+            with the manifest: the message lists them all.
     """
 
-    def __init__(self, manifest: Manifest, family: str, split: str) -> None:
+    def __init__(self, manifest: Manifest, family: str, split: str, *, strict: bool = True) -> None:
         if family not in manifest.families:
             raise DataError(f"{manifest.path}: no family {family!r}; it has {', '.join(sorted(manifest.families))}")
         self.data = manifest.families[family]
@@ -74,28 +77,25 @@ class ShardReader:
                 f"{manifest.path}: family {family} has no {split!r} split; it has "
                 f"{', '.join(self.data.splits) or 'none'}"
             )
-        self._indices: list[ShardIndex] = []
-        for entry in entries:
-            shard = manifest.path.parent / entry.file
-            path = shard.with_name(shard.name + ".idx")
-            if not shard.is_file():
-                raise DataError(f"{shard}: no such shard, though {manifest.path} lists it; run tools/shard.py again")
-            self._indices.append(_index(path, entry, manifest))
-            header, spec = self._indices[-1].header, self.data.spec
-            if (header.fields, header.parameters, header.grid, header.num_frames, header.num_trajectories) != (
-                *(spec.fields, spec.parameters, spec.grid, self.data.num_frames, entry.trajectories),
-            ):
-                raise DataError(
-                    f"{path}: fields, parameters, grid, frames or number of trajectories differ from {manifest.path}; "
-                    "run tools/shard.py again"
-                )
+        self.num_frames = self.data.num_frames[split]
+        self.shard_sizes = tuple(entry.trajectories for entry in entries)
+        self.broken_shards: dict[str, str] = {}
         self._files = [entry.file for entry in entries]
-        self._paths = [manifest.path.parent / file for file in self._files]
-        self.shard_sizes = tuple(index.header.num_trajectories for index in self._indices)
         self._first = [0, *accumulate(self.shard_sizes)]
+        self._shards: list[ShardFrames | None] = []
+        for entry in entries:
+            path = manifest.path.parent / entry.file
+            try:
+                index = self._index(path, entry, manifest)
+                self._shards.append(ShardFrames(path, index, self.data.spec.masked))
+            except DataError as error:
+                self._shards.append(None)
+                self.broken_shards[entry.file] = str(error)
+        if strict and self.broken_shards:
+            raise DataError("\n".join(self.broken_shards.values()))
         # Threads share open files, as preadv keeps no position. One that is dropped here while a thread reads from it
         # is closed when that thread lets go of it.
-        self._open = lru_cache(maxsize=OPEN_SHARDS)(_OpenShard)
+        self._open = lru_cache(maxsize=OPEN_SHARDS)(OpenShard)
 
     @property
     def num_trajectories(self) -> int:
@@ -103,7 +103,7 @@ class ShardReader:
 
     def locate(self, trajectory: int) -> tuple[int, int]:
         """(shard, row in the shard) of a trajectory counted over all shards of the split."""
-        if not 0 <= trajectory < self.num_trajectories:
+        if not 0 <= trajectory < self._first[-1]:
             raise DataError(
                 f"trajectory {trajectory} asked of family {self.family}, split {self.split}, which has "
                 f"{self.num_trajectories}"
@@ -111,86 +111,146 @@ class ShardReader:
         shard = bisect_right(self._first, trajectory) - 1
         return shard, trajectory - self._first[shard]
 
-    def read_window(self, trajectory: int, first_frame: int, out_ctx: np.ndarray) -> None:
-        """Reads frames first_frame .. first_frame + T - 1 of a trajectory into `out_ctx`, (C, T, *grid) float32.
+    def read_window(self, trajectory: int, frames: Sequence[int], out_ctx: np.ndarray) -> None:
+        """Reads these frames of a trajectory into `out_ctx`, (C, T, *grid) float32, as they are stored: NaN where a
+        masked family has no value. The one frame of a static field stands at all T places.
+
+        `frames` are T numbers in any order; consecutive ones, a range of step 1, are read at once.
 
         Raises:
-            DamagedItem: a frame's bytes do not match its checksum, or can't be read, or the shard ends early.
-            DataError: no such trajectory or frames, or the shard can't be opened.
+            DamagedItem: a frame's bytes do not match its checksum or can't be read, or its values are not finite (in a
+                masked family: infinite); the first such frame of the window. Or the whole shard can't be read.
+            DataError: no such trajectory or frames.
         """
-        shard, row = self.locate(trajectory)
-        index = self._indices[shard]
-        header, frame_bytes = index.header, index.header.frame_bytes
-        num_frames = out_ctx.shape[1]
-        assert out_ctx.shape == (len(header.fields), num_frames, *header.grid)
+        number, row = self.locate(trajectory)
+        shard = self._shards[number]
+        spec = self.data.spec
+        assert out_ctx.shape == (len(spec.fields), len(frames), *spec.grid)
         assert out_ctx.dtype == np.float32
-        if first_frame < 0 or num_frames < 1 or first_frame + num_frames > header.num_frames:
+        assert out_ctx.flags.c_contiguous
+        if not frames or min(frames) < 0 or max(frames) >= self.num_frames:
             raise DataError(
-                f"{self._files[shard]}: frames {first_frame} to {first_frame + num_frames - 1} asked of a trajectory "
-                f"with {header.num_frames}"
+                f"{self._files[number]}: frames {_text(frames)} asked of a trajectory with {self.num_frames}"
             )
-        file = self._open(self._paths[shard])
-        for field, name in enumerate(header.fields):
-            target = memoryview(out_ctx[field]).cast("B")
-            offset = int(index.offsets_nc[row, field]) + first_frame * frame_bytes
-            try:
-                _read_at(file.descriptor, offset, target)
-            except (EOFError, OSError) as error:
-                reason = f"field {name}, frames {first_frame} to {first_frame + num_frames - 1} can't be read: {error}"
-                raise DamagedItem(self._files[shard], header.keys[row], reason) from None
-            expected = index.checksums_nct[row, field, first_frame : first_frame + num_frames].tolist()
-            for frame in range(num_frames):
-                found = xxhash.xxh3_64_intdigest(target[frame * frame_bytes : (frame + 1) * frame_bytes])
-                if found != expected[frame]:
-                    reason = f"checksum {found:016x}, expected {expected[frame]:016x}"
-                    place = f"field {name}, frame {first_frame + frame}"
-                    raise DamagedItem(self._files[shard], header.keys[row], f"{place}: {reason}")
+        if shard is None:
+            raise self._whole(number, trajectory, self.broken_shards[self._files[number]])
+        try:
+            file = self._open(shard.path)
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise DataError(
+                    f"{shard.path}: can't be opened ({error.strerror}); raise the limit on open files (ulimit -n) or "
+                    "free memory"
+                ) from None
+            raise self._whole(number, trajectory, f"the shard can't be opened ({error.strerror})") from None
+        try:
+            shard.read(file, row, frames, out_ctx)
+        except DamagedFrame as error:
+            name, key = self._files[number], shard.keys[row]
+            raise DamagedItem(self.family, name, key, trajectory, error.frame, error.reason) from None
 
     def describe(self, trajectory: int) -> tuple[str, np.ndarray]:
-        """(key, parameters (P,) float64) of a trajectory."""
-        shard, row = self.locate(trajectory)
-        return self._indices[shard].header.keys[row], self._indices[shard].parameters_np[row]
+        """(key, parameters (P,) float64) of a trajectory; raises a `DamagedItem` if its index can't be read."""
+        shard, row = self._described(trajectory)
+        return shard.keys[row], shard.index.parameters_np[row]
 
-    def read(self, indices: Sequence[int], first_frames: Sequence[int], num_frames: int) -> FieldBatch:
-        """A batch of windows of `num_frames` frames, one per (trajectory, first frame).
+    def read(self, indices: Sequence[int], first_frames: Sequence[int], num_frames: int, stride: int = 1) -> FieldBatch:
+        """A batch of windows of `num_frames` frames `stride` apart, one per (trajectory, first frame); in a steady
+        family, whatever the first frame, of the given fields `num_frames` - 1 times and the solution.
 
         Raises:
-            DamagedItem: see `read_window`.
+            DamagedItem, DataError: see `read_window`.
         """
         spec = self.data.spec
+        frames: list[Sequence[int]] = [
+            (0,) * (num_frames - 1) + (1,) if spec.steady else range(first, first + stride * num_frames, stride)
+            for first in first_frames
+        ]
         u_bctx = empty_windows(len(indices), len(spec.fields), num_frames, spec.grid)
-        for row, (trajectory, first_frame) in enumerate(zip(indices, first_frames, strict=True)):
-            self.read_window(trajectory, first_frame, u_bctx[row])
-        return self.batch(indices, u_bctx)
+        for row, (trajectory, window) in enumerate(zip(indices, frames, strict=True)):
+            self.read_window(trajectory, window, u_bctx[row])
+        return self.batch(indices, frames, u_bctx)
 
-    def batch(self, indices: Sequence[int], u_bctx: np.ndarray) -> FieldBatch:
-        """The `FieldBatch` of windows already read, `u_bctx` (B, C, T, *grid) float32 (shared, not copied)."""
-        described = [self.describe(trajectory) for trajectory in indices]
-        parameters = np.array([values for _, values in described], np.float32)
-        parameters = parameters.reshape(len(indices), len(self.data.spec.parameters))
+    def batch(self, indices: Sequence[int], frames: Sequence[Sequence[int]], u_bctx: np.ndarray) -> FieldBatch:
+        """The `FieldBatch` of windows already read: `frames` of each trajectory, in `u_bctx` (B, C, T, *grid) float32.
+
+        The batch shares `u_bctx`. In a masked family, what has no value is filled in there.
+        """
+        spec = self.data.spec
+        keys, parameters_bp = [], np.empty((len(indices), len(spec.parameters)), np.float32)
+        times_bt = np.empty((len(indices), u_bctx.shape[2]))
+        for place, (trajectory, window) in enumerate(zip(indices, frames, strict=True)):
+            shard, row = self._described(trajectory)
+            keys.append(shard.keys[row])
+            parameters_bp[place] = shard.index.parameters_np[row]
+            times_bt[place] = shard.index.times_nt[row, window]
+        dt_bt = np.diff(times_bt).astype(np.float32)  # taken in float64: times may be large
+        u_btcx = torch.from_numpy(u_bctx).transpose(1, 2)
+        mask_btcx = None
+        if spec.masked:
+            mask_bctx = np.isfinite(u_bctx)
+            for field, mean in enumerate(self.data.statistics["u"]["mean"]):
+                np.copyto(u_bctx[:, field], np.float32(mean), where=~mask_bctx[:, field])
+            mask_btcx = torch.from_numpy(mask_bctx).transpose(1, 2)
         return FieldBatch(
             family=self.family,
-            u_btcx=torch.from_numpy(u_bctx).transpose(1, 2),
-            parameters_bp=torch.from_numpy(parameters),
-            dt_b=torch.full((len(indices),), self.data.dt, dtype=torch.float32),
-            keys=tuple(key for key, _ in described),
+            u_btcx=u_btcx,
+            parameters_bp=torch.from_numpy(parameters_bp),
+            dt_bt=torch.from_numpy(dt_bt),
+            keys=tuple(keys),
+            mask_btcx=mask_btcx,
         )
 
+    def _described(self, trajectory: int) -> tuple[ShardFrames, int]:
+        number, row = self.locate(trajectory)
+        shard = self._shards[number]
+        if shard is None:
+            raise self._whole(number, trajectory, self.broken_shards[self._files[number]])
+        return shard, row
 
-def _index(path: Path, entry: ShardEntry, manifest: Manifest) -> ShardIndex:
-    """The index at `path`, if it is the one that the manifest lists."""
-    raw = read_raw(path)
-    index = parse_index(raw, path)
-    if hashlib.sha256(raw).hexdigest() != entry.index_sha256:
-        raise DataError(f"{path}: not the index that {manifest.path} lists (SHA-256 differs); run tools/shard.py again")
-    return index
+    def _whole(self, number: int, trajectory: int, reason: str) -> DamagedItem:
+        return DamagedItem(self.family, self._files[number], "", trajectory, None, reason)
+
+    def _index(self, shard: Path, entry: ShardEntry, manifest: Manifest) -> ShardIndex:
+        """The index of `shard`, if both are what the manifest lists."""
+        again = "run tools/shard.py again"
+        try:
+            status = shard.stat()
+        except FileNotFoundError:
+            raise DataError(f"{shard}: no such shard, though {manifest.path} lists it; {again}") from None
+        except OSError as error:
+            raise DataError(f"{shard}: the shard can't be read ({error.strerror}); {again}") from None
+        if not S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise DataError(f"{shard}: not a file, though {manifest.path} lists it as a shard; {again}")
+        path, spec = shard.with_name(shard.name + ".idx"), self.data.spec
+        raw = read_raw(path)
+        index = parse_index(raw, path)
+        if hashlib.sha256(raw).hexdigest() != entry.index_sha256:
+            raise DataError(f"{path}: not the index that {manifest.path} lists (SHA-256 differs); {again}")
+        header = index.header
+        for what, found, expected in (
+            ("shard", header.shard, entry.file),
+            ("family", header.family, self.family),
+            ("split", header.split, self.split),
+            ("fields", header.fields, spec.fields),
+            ("static fields", header.static, spec.static),
+            ("parameters", header.parameters, spec.parameters),
+            ("grid", header.grid, spec.grid),
+            ("frames", header.num_frames, self.num_frames),
+            ("trajectories", header.num_trajectories, entry.trajectories),
+        ):
+            if found != expected:
+                raise DataError(f"{path}: {what} {found!r}, {manifest.path} says {expected!r}; {again}")
+        if header.frame_bytes > status.st_size:
+            raise DataError(f"{shard}: {status.st_size} bytes, where one frame has {header.frame_bytes}; {again}")
+        times_nt = index.times_nt
+        if spec.steady and not np.isnan(times_nt).all():
+            raise DataError(f"{path}: states times, though {manifest.path} says the family is steady; {again}")
+        if not spec.steady and not (np.isfinite(times_nt).all() and (np.diff(times_nt) > 0).all()):
+            raise DataError(f"{path}: the times of a trajectory's frames are not finite and increasing; {again}")
+        return index
 
 
-def _read_at(descriptor: int, offset: int, target: memoryview) -> None:
-    """Fills `target` from `offset` on."""
-    read = 0
-    while read < len(target):
-        count = os.preadv(descriptor, [target[read:]], offset + read)
-        if count == 0:
-            raise EOFError(f"the file ends at byte {offset + read}")
-        read += count
+def _text(frames: Sequence[int]) -> str:
+    """Frame numbers for a message."""
+    return f"{frames[0]} to {frames[-1]}" if isinstance(frames, range) and frames else str(list(frames))

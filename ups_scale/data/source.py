@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -26,6 +26,10 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names of families, fields and parameters: they become parts of file names in shards."""
 # How far a point of an even axis may lie from its place, in steps; files keep axes in float32, some as running sums.
 EVEN_TOLERANCE = 1e-2
+# HDF5's cache of unpacked chunks, per open array: with its default of 1 MiB, a chunk of many trajectories is unpacked
+# anew for each of them.
+CHUNK_CACHE_BYTES = 32 * 2**20
+CHUNK_CACHE_SLOTS = 100_003
 
 
 class Frames(Protocol):
@@ -163,7 +167,7 @@ def text_of(value: object) -> str:
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """The open file, with a `DataError` in place of h5py's own when it is missing or not HDF5."""
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path, or make data with tools/generate.py") from None
     except OSError as error:
@@ -175,7 +179,21 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 # What h5py raises on damaged or hostile files: the HDF5 library's errors arrive as any of these.
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, EOFError)
+HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
+
+
+@contextmanager
+def hdf5_reads(path: Path, where: str) -> Iterator[None]:
+    """A block that reads `where` in an HDF5 file: what h5py raises there becomes a `DataError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except HDF5_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{path}: {where} can't be read ({type(error).__name__}: {reason}); the file is damaged, get it again"
+        ) from None
 
 
 def hdf5_item(path: Path, file_or_group: h5py.Group, name: str) -> h5py.Dataset | h5py.Group | None:
@@ -193,30 +211,27 @@ def hdf5_item(path: Path, file_or_group: h5py.Group, name: str) -> h5py.Dataset 
         if not isinstance(item, h5py.Group):
             return None
         where = f"{where}/{part}"
-        try:
-            link = item.get(part, getlink=True)
-            if link is None:
+        with hdf5_reads(path, where):
+            encoded = part.encode(errors="surrogateescape")
+            if not item.id.links.exists(encoded):
                 return None
-            if not isinstance(link, h5py.HardLink):
+            if item.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+                link = item.get(part, getlink=True)
                 target = getattr(link, "filename", "") + getattr(link, "path", "")
                 raise DataError(
-                    f"{path}: {where} is a {'soft' if isinstance(link, h5py.SoftLink) else 'external'} link to "
-                    f"{target!r}; links aren't followed. Copy the data into the file (h5repack, or h5py's copy)"
+                    f"{path}: {where} is {'a soft' if isinstance(link, h5py.SoftLink) else 'an external'} link to "
+                    f"{target!r}; links aren't followed. Copy the data itself into the file"
                 )
             item = item[part]
             if isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
                     raise DataError(
-                        f"{path}: {where} keeps its numbers in other files "
-                        f"({'virtual dataset' if item.is_virtual else 'external storage'}), which aren't followed. "
-                        "Copy the data into the file"
+                        f"{path}: {where} keeps its numbers in other files ("
+                        f"{'a virtual dataset' if item.is_virtual else 'external storage'}), which aren't followed. "
+                        "Copy the data itself into the file"
                     )
             elif not isinstance(item, h5py.Group):
                 return None
-        except HDF5_ERRORS as error:
-            if isinstance(error, DataError):
-                raise
-            raise damaged(path, where, error) from None
     return item
 
 
@@ -226,15 +241,29 @@ def hdf5_names(path: Path, group: h5py.Group) -> list[str]:
     Raises:
         DataError: the group is damaged.
     """
-    try:
+    with hdf5_reads(path, group.name or "/"):
         return [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
-    except HDF5_ERRORS as error:
-        raise damaged(path, group.name or "/", error) from None
 
 
-def damaged(path: Path, where: str, error: Exception) -> DataError:
-    """The error for something in a file that can't be read."""
-    reason = " ".join(str(error).split())[:300]
-    return DataError(
-        f"{path}: {where} can't be read ({type(error).__name__}: {reason}); the file is damaged, get it again"
-    )
+def hdf5_attribute(path: Path, item: h5py.Dataset | h5py.Group, name: str) -> Any:
+    """An attribute's value as h5py gives it, None where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    with hdf5_reads(path, f"attribute {name} of {item.name}"):
+        if name not in item.attrs:  # attrs.get() would take a damaged attribute for an absent one
+            return None
+        return item.attrs[name]
+
+
+def hdf5_shape(path: Path, item: h5py.Dataset | h5py.Group | None, kinds: str = "fiu") -> tuple[int, ...]:
+    """The shape of a dataset of numbers of these numpy kinds, () for all else.
+
+    Raises:
+        DataError: its description is damaged.
+    """
+    if not isinstance(item, h5py.Dataset):
+        return ()
+    with hdf5_reads(path, str(item.name)):
+        return tuple(item.shape or ()) if item.dtype.kind in kinds else ()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ups_scale.evaluate import pictures
+from ups_scale.evaluate.gates import steps
 from ups_scale.evaluate.report import PREDICTORS, gate_rows, number
 from ups_scale.evaluate.suite import Example
 from ups_scale.physics.families import FAMILIES, FamilySpec
@@ -118,22 +119,24 @@ def _head(report: Mapping[str, Any]) -> str:
 
 
 def _diverged(report: Mapping[str, Any]) -> str:
-    last = max(report["horizons"])
     lines = []
     for name, table in report["families"].items():
+        last = max(steps(table))
         count = table["model"][f"non_finite@{last}"]
         if count:
-            lines.append(f"{name}: {count} of {report['data'][name]['num_trajectories']} rollouts")
+            rollouts = report["data"][name]["num_trajectories"]
+            lines.append(f"{name}: {count} of {rollouts} rollouts by step {last}")
     if not lines:
         return ""
     return (
-        f'<div class="verdict failed"><strong>Diverged</strong><span>Predictions that are not finite by step {last}: '
+        '<div class="verdict failed"><strong>Diverged</strong><span>Predictions that are not finite: '
         f"{escape('; '.join(lines))}. Their figures are shown as not finite, none is left out.</span></div>"
     )
 
 
 def _lost(report: Mapping[str, Any], family: str) -> bool:
-    return bool(report["families"][family]["model"][f"non_finite@{max(report['horizons'])}"])
+    table = report["families"][family]
+    return bool(table["model"][f"non_finite@{max(steps(table))}"])
 
 
 def _overview(report: Mapping[str, Any]) -> str:
@@ -163,13 +166,13 @@ def _family(
     spectra: Mapping[str, np.ndarray],
     examples: Sequence[Example],
 ) -> str:
-    name, horizons = spec.name, report["horizons"]
+    name, horizons = spec.name, steps(report["families"][spec.name])
     data, speed = report["data"][name], report["efficiency"][name]
     grid = " x ".join(str(points) for points in spec.grid)
-    known = FAMILIES.get(name)
+    known = FAMILIES.get(spec.family)
     equation = f"<p><code>{escape(known.equation)}</code></p>\n" if known else ""
     facts = (
-        f"{data['num_trajectories']:,} trajectories, grid {grid}, dt {data['dt_s']:g} s, "
+        f"{data['num_trajectories']:,} trajectories, grid {grid}, {_times(data, spec)}, "
         f"{report['context_frames']} given {_plural('frame', 'frames', report['context_frames'])}, "
         f"{speed['seconds_per_step'] * 1e3:.3g} ms per rollout step (batch {speed['batch']}, {speed['device']})"
     )
@@ -180,14 +183,19 @@ def _family(
         equation + f'<p class="muted">{escape(facts)}</p>',
         _metrics_table(report["families"][name], horizons),
     ]
-    if len(spec.fields) > 1:
+    if len(spec.dynamic) > 1:
         for field, table in report["families"][name]["fields"].items():
             parts.append(
                 f'<details><summary>Field {escape(field)} <span class="muted">the same figures, this field alone</span>'
                 f"</summary>{_metrics_table(table, horizons)}</details>"
             )
     growth = pictures.growth(report["growth"][name], horizons)
-    spectrum = pictures.spectrum(spectra, spec, max(horizons))
+    if spectra:
+        spectrum = _image(
+            pictures.spectrum(spectra, spec, max(horizons)), "Power spectrum: mean over trajectories, truth and model."
+        )
+    else:
+        spectrum = '<p class="muted">No power spectrum: some points have no value, and a spectrum needs all.</p>'
     parts.append(
         '<div class="pair">'
         + _image(
@@ -195,18 +203,24 @@ def _family(
             "Error growth: mean over trajectories; the band goes from their 10 % to their 90 % quantile."
             + (" The mean ends where a rollout is no longer finite." if _lost(report, name) else ""),
         )
-        + _image(spectrum, "Power spectrum: mean over trajectories, truth and model.")
+        + spectrum
         + "</div>"
     )
     parts.append("<h3>Rollouts</h3>")
     for example in examples:
-        images = "".join(_image(pictures.rollout(example, c, spec, horizons), "") for c in range(len(spec.fields)))
+        images = "".join(_image(pictures.rollout(example, c, spec, horizons), "") for c in spec.dynamic)
         parts.append(
             f'<details open><summary>{LABELS[example.label]} <span class="muted">{escape(example.key)}, nRMSE '
             f"{_figure(example.nrmse if np.isfinite(example.nrmse) else None)} (mean over steps 1 to "
             f"{max(horizons)})</span></summary>{images}</details>"
         )
     return "\n".join(parts)
+
+
+def _times(data: Mapping[str, Any], spec: FamilySpec) -> str:
+    if spec.steady:
+        return "steady"
+    return f"dt {data['dt_s']:g} s" + ("" if data["regular"] else " (the median; times are irregular)")
 
 
 def _metrics_table(table: Mapping[str, Any], horizons: Sequence[int]) -> str:
@@ -265,6 +279,11 @@ def _conventions(report: Mapping[str, Any]) -> str:
     last = max(report["horizons"])
     low = {name: entry.get(f"low_variance@{last}", 0) for name, entry in report["data"].items()}
     note = "; ".join(f"{name} {count}" for name, count in low.items() if count)
+    empty = {
+        name: sum(count for key, count in entry.items() if key.startswith("no_value@"))
+        for name, entry in report["data"].items()
+    }
+    left_out = "; ".join(f"{name} {count}" for name, count in empty.items() if count)
     lines = {
         "nrmse": "mean over trajectories and fields of RMS(error) / RMS(truth), RMS over space at that step",
         "vrmse": "the same with the root of (unbiased spatial variance of the truth + 1e-7) below"
@@ -274,6 +293,8 @@ def _conventions(report: Mapping[str, Any]) -> str:
         "rmse, mae": "root of the mean squared, and the mean absolute error over trajectories and space, in the "
         "field's unit; over several fields only where they share a unit",
         "max_error": "mean over trajectories of the largest absolute error in space, in the field's unit",
+        "masks": "points without a value count in no figure"
+        + (f"; frames without any are left out: {left_out}" if left_out else ""),
         "conservation_gap": "|Q(k) - Q(0)| / max(|Q(0)|, L1 norm of q(0)); only for what the family conserves",
     }
     entries = "".join(f"<dt><code>{key}</code></dt><dd>{escape(value)}</dd>" for key, value in lines.items())

@@ -66,10 +66,10 @@ def growth(curves: Mapping[str, Mapping[str, Sequence[float | None]]], horizons:
 def spectrum(spectra: Mapping[str, np.ndarray], spec: FamilySpec, horizon: int) -> bytes:
     """Mean power per radial wavenumber of truth (solid) and model (dashed) at the last horizon, each field a panel."""
     with matplotlib.rc_context(STYLE):
-        num_fields = len(spec.fields)
+        num_fields = len(spec.dynamic)
         figure = Figure(figsize=(5.0, 3.1), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, num_fields, sharey=True))
-        for c, axes in enumerate(panels):
+        for c, axes in zip(spec.dynamic, panels, strict=True):
             truth, model = (_positive(spectra[name][c]) for name in ("truth", "model"))
             k = np.arange(len(truth))
             axes.plot(k[1:], truth[1:], color=TRUTH, label="truth")
@@ -142,8 +142,9 @@ def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilyS
     x = low + (np.arange(truth_hx.shape[1]) + 0.5) * (high - low) / truth_hx.shape[1]
     panels[3].plot(x, truth_hx[-1], color=TRUTH, label="truth")
     panels[3].plot(x, pred_hx[-1], color=MODEL, linestyle=(0, (4, 2)), label="prediction")
-    room = 0.35 * float(np.ptp(truth_hx[-1]) or 1.0)
-    panels[3].set_ylim(truth_hx[-1].min() - room, truth_hx[-1].max() + room)
+    least, largest = _range(truth_hx[-1])
+    room = 0.35 * ((largest - least) or 1.0)
+    panels[3].set_ylim(least - room, largest + room)
     panels[3].set_title(f"step {steps}")
     panels[3].set_xlabel("x")
     _tidy(panels[3], grid=True)
@@ -196,11 +197,17 @@ def _columns(horizons: Sequence[int], num_steps: int) -> list[int]:
 
 def _scale(truth: np.ndarray) -> dict[str, Any]:
     """A diverging colour scale about zero where the truth has both signs in earnest, else a sequential one."""
-    low, high = float(truth.min()), float(truth.max())
+    low, high = _range(truth)
     if low < 0 < high and min(-low, high) > 0.15 * max(-low, high):
         bound = max(-low, high)
         return {"cmap": _shades("RdBu_r"), "vmin": -bound, "vmax": bound}
     return {"cmap": _shades("viridis"), "vmin": low, "vmax": high if high > low else low + 1.0}
+
+
+def _range(truth: np.ndarray) -> tuple[float, float]:
+    """The least and the largest value; 0 and 0 if there is none."""
+    there = truth[np.isfinite(truth)]
+    return (float(there.min()), float(there.max())) if there.size else (0.0, 0.0)
 
 
 def _error_scale(error: np.ndarray) -> dict[str, Any]:

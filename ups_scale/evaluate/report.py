@@ -22,6 +22,7 @@ import torch
 
 from ups_scale import atomic
 from ups_scale.errors import DataError
+from ups_scale.evaluate.gates import steps
 from ups_scale.evaluate.suite import Evaluation
 from ups_scale.observe import environment
 
@@ -148,16 +149,12 @@ def verdict_line(report: Mapping[str, Any]) -> str:
     """How many gates passed, and how many rollouts left the finite numbers if any did."""
     gates = report["gates"]
     text = f"gates: {sum(gate['passed'] for gate in gates)} of {len(gates)} passed"
-    last = max(report["horizons"])
-    diverged = {
-        family: table["model"][f"non_finite@{last}"]
-        for family, table in report["families"].items()
-        if table["model"][f"non_finite@{last}"]
-    }
-    for family, count in diverged.items():
-        text += (
-            f"; {family}: {count} of {report['data'][family]['num_trajectories']} rollouts not finite at step {last}"
-        )
+    for family, table in report["families"].items():
+        last = max(steps(table))
+        count = table["model"][f"non_finite@{last}"]
+        if count:
+            rollouts = report["data"][family]["num_trajectories"]
+            text += f"; {family}: {count} of {rollouts} rollouts not finite at step {last}"
     return text
 
 

@@ -92,7 +92,8 @@ def evaluate_checkpoint(
     before = _other_data(out, subject)
     tests = {}
     for name, data in manifest.families.items():
-        tests[name] = TestSet(data.spec, data.dt, data.num_frames, ShardReader(manifest, name, SPLIT))
+        reader = ShardReader(manifest, name, SPLIT)
+        tests[name] = TestSet(data.spec, data.num_frames[SPLIT], reader, data.regular)
     report = evaluate_and_write(model, model.specs, tests, subject, recipe, out, accelerator)
     return Outcome(report, out, already_there=False, replaced_data=before)
 
@@ -111,12 +112,12 @@ def evaluate_and_write(
     Raises:
         DataError: the model can't be evaluated on `tests`.
     """
-    check_tests(tests, known, subject.context_frames, max(subject.horizons))
+    check_tests(tests, known, subject.context_frames, subject.horizons)
     evaluation = evaluate(model, tests, subject.horizons, accelerator)
     report = reports.build(subject, evaluation, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         shown = {
-            name: examples(model, test, evaluation.ranking[name], max(subject.horizons), accelerator.device)
+            name: examples(model, test, evaluation.ranking[name], subject.horizons, accelerator.device)
             for name, test in tests.items()
         }
         specs = {name: test.spec for name, test in tests.items()}

@@ -50,25 +50,32 @@ class Rollout(Protocol):
     context_frames: int
 
     def __call__(
-        self, context_btcx: Tensor, family: str, parameters_bp: Tensor, dt_b: Tensor, horizon: int
+        self,
+        context_btcx: Tensor,
+        family: str,
+        parameters_bp: Tensor,
+        dt_bt: Tensor,
+        horizon: int,
+        *,
+        mask_bcx: Tensor | None,
     ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """One family's trajectories of the split that is evaluated."""
+    """One family's trajectories of the split that is evaluated; `regular` if their frames are `spec.dt` apart."""
 
     __test__ = False
 
     spec: FamilySpec
-    dt: float
     num_frames: int
     trajectories: Trajectories
+    regular: bool = True
 
 
 @dataclass(frozen=True)
 class Example:
-    """A rollout to look at; arrays are (H, C, *X) in physical units."""
+    """A rollout to look at; arrays are (H, C, *X) in physical units, NaN where there is no value."""
 
     label: str
     key: str
@@ -83,7 +90,7 @@ class Evaluation:
 
     `families` and `gates` are as in report.json. `growth[family][predictor]` holds per step the mean and the
     quantiles over trajectories of nRMSE; `spectra[family]` the mean power (C, K) of the `truth` and the `model` at the
-    last horizon; `ranking[family]` the trajectories' indices from best to worst.
+    last horizon, empty for a masked family; `ranking[family]` the trajectories' indices from best to worst.
     """
 
     families: dict[str, dict[str, Any]]
@@ -110,8 +117,13 @@ class _Tally:
     peak_memory_bytes: int | None = None
 
 
-def check_tests(tests: Mapping[str, TestSet], known: Mapping[str, FamilySpec], context: int, horizon: int) -> None:
-    """Raises a `DataError` that lists every reason why a model can't be evaluated on `tests`."""
+def check_tests(
+    tests: Mapping[str, TestSet], known: Mapping[str, FamilySpec], context: int, horizons: Sequence[int]
+) -> None:
+    """Raises a `DataError` that lists every reason why a model can't be evaluated on `tests`.
+
+    Masks and times may differ from those of the training data: the model is given them.
+    """
     problems = []
     unknown = [name for name in tests if name not in known]
     if unknown:
@@ -127,14 +139,15 @@ def check_tests(tests: Mapping[str, TestSet], known: Mapping[str, FamilySpec], c
                     f"{name}: the data's {what} are ({', '.join(found)}), the model was trained with "
                     f"({', '.join(trained)}); shard the data with the model's names and order"
                 )
-        for what in ("grid", "extents", "boundaries"):
+        for what in ("geometry", "grid", "extents", "boundaries", "static", "steady"):
             trained, found = getattr(known.get(name, test.spec), what), getattr(test.spec, what)
             if trained != found:
                 problems.append(
                     f"{name}: the data's {what} are {found}, the model was trained with {trained}; evaluate on data "
-                    "of the same domain"
+                    "of the same domain and kind"
                 )
-        if context + horizon > test.num_frames:
+        horizon = max(horizons)
+        if context + horizon > test.num_frames and not test.spec.steady:
             problems.append(
                 f"{name}: trajectories have {test.num_frames} frames, but {context} given frames and a rollout of "
                 f"{horizon} steps need {context + horizon}; lower evaluate.horizons or use longer trajectories"
@@ -169,42 +182,50 @@ def evaluate(
         data[name] = {
             "num_trajectories": len(tally.indices),
             "grid": list(test.spec.grid),
-            "dt_s": test.dt,
+            "dt_s": test.spec.dt,
+            "regular": test.regular,
             "num_frames": test.num_frames,
             **counts,
         }
-        efficiency[name] = _efficiency(tally, max(horizons), accelerator.device)
+        efficiency[name] = _efficiency(tally, max(test.spec.steps(horizons)), accelerator.device)
         growth[name] = {
             "model": _growth(tally.model_curves),
             "persistence": _growth(tally.persistence_curves),
         }
-        spectra[name] = {
-            "truth": np.mean(tally.truth_spectra, axis=0),
-            "model": np.mean(tally.model_spectra, axis=0),
-        }
-        scores = [_finite_or_inf(curve).mean() for curve in tally.model_curves]
+        spectra[name] = {}
+        if tally.truth_spectra:
+            spectra[name] = {
+                "truth": np.mean(tally.truth_spectra, axis=0),
+                "model": np.mean(tally.model_spectra, axis=0),
+            }
+        scores = [_mean(curve) for curve in tally.model_curves]
         ranking[name] = [tally.indices[i] for i in np.lexsort((tally.indices, scores))]
     bar.close()
-    gates = persistence_gates(families, horizons)
+    gates = persistence_gates(families)
     wall_clock_s = time.perf_counter() - began
     return Evaluation(families, gates, data, efficiency, growth, spectra, ranking, wall_clock_s)
 
 
 @torch.inference_mode()
 def examples(
-    model: Rollout, test: TestSet, ranking: Sequence[int], horizon: int, device: torch.device
+    model: Rollout, test: TestSet, ranking: Sequence[int], horizons: Sequence[int], device: torch.device
 ) -> list[Example]:
     """Rollouts of a good trajectory (best tenth), the median and the worst one, each once. One process may call it."""
     last = len(ranking) - 1
     picks = {"good": ranking[round(0.1 * last)], "median": ranking[last // 2], "worst": ranking[last]}
     by_index = {index: label for label, index in picks.items()}
     found = []
+    horizon, dynamic = max(test.spec.steps(horizons)), list(test.spec.dynamic)
     for index, label in by_index.items():
         batch = _read(model, test, [index], horizon, device)
         pred_bhcx, _ = _predict(model, test, batch, horizon)
-        truth_bhcx = batch.u_btcx[:, model.context_frames :]
-        score = accuracy.nrmse(pred_bhcx, truth_bhcx)[~accuracy.truth_is_zero(truth_bhcx)].mean().item()
-        found.append(Example(label, batch.keys[0], score, truth_bhcx[0].cpu().numpy(), pred_bhcx[0].cpu().numpy()))
+        truth_bhcx, mask_bhcx = _truth(model, batch)
+        (curve,) = _curves(pred_bhcx, truth_bhcx, mask_bhcx, dynamic)
+        shown = [
+            u_bhcx if mask_bhcx is None else torch.where(mask_bhcx, u_bhcx, torch.nan)
+            for u_bhcx in (truth_bhcx, pred_bhcx)
+        ]
+        found.append(Example(label, batch.keys[0], _mean(curve), *(u_bhcx[0].cpu().numpy() for u_bhcx in shown)))
     return found
 
 
@@ -228,7 +249,7 @@ def _synchronize(device: torch.device) -> None:
 def _read(model: Rollout, test: TestSet, indices: Sequence[int], horizon: int, device: torch.device) -> Any:
     """The context and the next `horizon` frames of the trajectories `indices`, a FieldBatch on `device`."""
     batch = test.trajectories.read(indices, [0] * len(indices), model.context_frames + horizon).to(device)
-    if not batch.u_btcx.isfinite().all():
+    if not (batch.u_btcx if batch.mask_btcx is None else batch.u_btcx[batch.mask_btcx]).isfinite().all():
         raise DataError(
             f"{test.spec.name}: the test data hold values that are not finite, in one of {', '.join(batch.keys)}; "
             "nothing can be measured against them: generate or shard these trajectories again"
@@ -239,17 +260,26 @@ def _read(model: Rollout, test: TestSet, indices: Sequence[int], horizon: int, d
 def _predict(model: Rollout, test: TestSet, batch: Any, horizon: int) -> tuple[Tensor, float]:
     """The prediction (B, H, C, *X) from a batch's first frames, and the seconds it took."""
     context_btcx = batch.u_btcx[:, : model.context_frames]
+    mask_bcx = None if batch.mask_btcx is None else batch.mask_btcx[:, model.context_frames - 1]
     _synchronize(context_btcx.device)
     began = time.perf_counter()
-    pred_bhcx = model(context_btcx, test.spec.name, batch.parameters_bp, batch.dt_b, horizon)
+    pred_bhcx = model(context_btcx, test.spec.name, batch.parameters_bp, batch.dt_bt, horizon, mask_bcx=mask_bcx)
     _synchronize(context_btcx.device)
     return pred_bhcx, time.perf_counter() - began
+
+
+def _truth(model: Rollout, batch: Any) -> tuple[Tensor, Tensor | None]:
+    """The frames (B, H, C, *X) to be predicted, and where they have a value."""
+    mask_btcx = batch.mask_btcx
+    return batch.u_btcx[:, model.context_frames :], None if mask_btcx is None else mask_btcx[:, model.context_frames :]
 
 
 def _evaluate_share(
     model: Rollout, test: TestSet, horizons: Sequence[int], accelerator: Accelerator, bar: tqdm
 ) -> _Tally:
-    device, horizon, tally = accelerator.device, max(horizons), _Tally()
+    device, tally, dynamic = accelerator.device, _Tally(), list(test.spec.dynamic)
+    horizons = test.spec.steps(horizons)
+    horizon = max(horizons)
     indices, size = _own_indices(test, accelerator), _batch_size(test.spec)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -260,28 +290,33 @@ def _evaluate_share(
             _predict(model, test, batch, 1)  # a first call allocates and tunes: not to be timed
         pred_bhcx, seconds = _predict(model, test, batch, horizon)
         tally.rollout_s.append((len(chunk), seconds))
-        truth_bhcx = batch.u_btcx[:, model.context_frames :]
+        truth_bhcx, mask_bhcx = _truth(model, batch)
         last_bcx = batch.u_btcx[:, model.context_frames - 1]
-        rollout_errors(pred_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons)
+        rollout_errors(pred_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons, mask_bhcx)
         zero_bhcx = torch.zeros_like(truth_bhcx)
-        predictor_errors("zero", zero_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons)
+        predictor_errors("zero", zero_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons, mask_bhcx)
         tally.indices += chunk
-        tally.model_curves += _curves(pred_bhcx, truth_bhcx)
-        tally.persistence_curves += _curves(last_bcx[:, None].expand_as(truth_bhcx), truth_bhcx)
-        tally.truth_spectra += list(power_spectrum(truth_bhcx[:, -1], test.spec).cpu().numpy())
-        tally.model_spectra += list(power_spectrum(pred_bhcx[:, -1], test.spec).cpu().numpy())
+        tally.model_curves += _curves(pred_bhcx, truth_bhcx, mask_bhcx, dynamic)
+        tally.persistence_curves += _curves(last_bcx[:, None].expand_as(truth_bhcx), truth_bhcx, mask_bhcx, dynamic)
+        if not test.spec.masked:
+            tally.truth_spectra += list(power_spectrum(truth_bhcx[:, -1], test.spec).cpu().numpy())
+            tally.model_spectra += list(power_spectrum(pred_bhcx[:, -1], test.spec).cpu().numpy())
         bar.update(len(chunk))
     if device.type == "cuda":
         tally.peak_memory_bytes = torch.cuda.max_memory_allocated(device)
     return tally
 
 
-def _curves(pred_bhcx: Tensor, truth_bhcx: Tensor) -> list[np.ndarray]:
-    """Per trajectory, nRMSE against step, the mean over the fields that have one."""
-    values = accuracy.nrmse(pred_bhcx, truth_bhcx)
-    defined = ~accuracy.truth_is_zero(truth_bhcx)
-    curve_bh = torch.where(defined, values, 0.0).sum(-1) / defined.sum(-1)
-    return list(curve_bh.cpu().numpy())
+def _curves(
+    pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None, dynamic: Sequence[int]
+) -> list[np.ndarray]:
+    """Per trajectory, nRMSE against step, the mean over the dynamic fields that have one; infinite where the prediction
+    isn't finite, NaN where no field has one."""
+    values = accuracy.nrmse(pred_bhcx, truth_bhcx, mask_bhcx)
+    defined = ~accuracy.truth_is_zero(truth_bhcx, mask_bhcx)
+    values, defined = values[:, :, dynamic], defined[:, :, dynamic]
+    values = torch.where(defined, torch.where(values.isfinite(), values, torch.inf), 0.0)
+    return list((values.sum(-1) / defined.sum(-1)).cpu().numpy())
 
 
 def _gather(share: _Tally) -> _Tally:
@@ -310,7 +345,7 @@ def _figures(accumulator: Accumulator, spec: FamilySpec) -> tuple[dict[str, Any]
     for name, value in accumulator.figures().items():
         _, predictor, label, metric = name.split("/")
         kind = metric.partition("@")[0]
-        if kind in ("zero_truth", "low_variance"):
+        if kind in ("zero_truth", "low_variance", "no_value"):
             if predictor == "model" and label == ALL_FIELDS:
                 counts[metric] = int(value)
             continue
@@ -336,13 +371,20 @@ def _efficiency(tally: _Tally, horizon: int, device: torch.device) -> dict[str, 
     return figures
 
 
-def _finite_or_inf(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, np.inf)
+def _mean(values: np.ndarray) -> float:
+    """The mean of those that are not NaN; NaN if all are."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else math.nan
 
 
 def _growth(curves: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    """Per step, the mean and the quantiles of nRMSE over trajectories (a diverged one counts as infinite)."""
-    values = _finite_or_inf(np.stack(curves))
-    quantiles = np.quantile(values, QUANTILES, axis=0, method="nearest")
-    found = {f"q{round(100 * q)}": row.tolist() for q, row in zip(QUANTILES, quantiles, strict=True)}
-    return {"mean": values.mean(axis=0).tolist()} | found
+    """Per step, the mean and the quantiles of nRMSE over the trajectories that have one (a diverged one counts as
+    infinite)."""
+    found: dict[str, list[float]] = {"mean": [], **{f"q{round(100 * q)}": [] for q in QUANTILES}}
+    for values in np.stack(curves).T:
+        there = values[~np.isnan(values)]
+        found["mean"].append(_mean(there))
+        for q in QUANTILES:
+            quantile = float(np.quantile(there, q, method="nearest")) if there.size else math.nan
+            found[f"q{round(100 * q)}"].append(quantile)
+    return found

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ups_scale.metrics import accuracy
 from ups_scale.metrics.physics import conservation_gap
+from ups_scale.model.constants import constant
 from ups_scale.physics.families import FamilySpec
 from ups_scale.physics.invariants import conserved
 
 ALL_FIELDS = "all"
-COUNTED = ("non_finite", "zero_truth", "low_variance")
+COUNTED = ("non_finite", "zero_truth", "low_variance", "no_value")
 """Metrics whose figure is the sum (a count), not the mean."""
 
 
@@ -80,15 +81,17 @@ def rollout_errors(
     spec: FamilySpec,
     accumulator: Accumulator,
     horizons: Sequence[int],
+    mask_bhcx: Tensor | None = None,
 ) -> None:
     """Adds the model's and persistence's figures at the steps `horizons` (1 is the first after the last given frame).
 
     `pred_bhcx` and `truth_bhcx` are (B, H, C, *X) with H >= max(horizons), `last_bcx` the last given frame
-    (B, C, *X); all in physical units.
+    (B, C, *X); all in physical units. `mask_bhcx` (bool) says where the truth has a value: all is measured there only,
+    and frames of a field without any are left out (counted as `no_value`). Static fields are given, and have no figure.
     """
     persistence_bhcx = last_bcx[:, None].expand_as(truth_bhcx)
     for predictor, predicted in (("model", pred_bhcx), ("persistence", persistence_bhcx)):
-        predictor_errors(predictor, predicted, truth_bhcx, last_bcx, spec, accumulator, horizons)
+        predictor_errors(predictor, predicted, truth_bhcx, last_bcx, spec, accumulator, horizons, mask_bhcx)
 
 
 def predictor_errors(
@@ -99,6 +102,7 @@ def predictor_errors(
     spec: FamilySpec,
     accumulator: Accumulator,
     horizons: Sequence[int],
+    mask_bhcx: Tensor | None = None,
 ) -> None:
     """Adds one predictor's figures at the steps `horizons`; arguments as for `rollout_errors`."""
     if pred_bhcx.shape != truth_bhcx.shape or pred_bhcx.shape[1] < max(horizons):
@@ -106,23 +110,33 @@ def predictor_errors(
             f"predictions {tuple(pred_bhcx.shape)} and truth {tuple(truth_bhcx.shape)} (trajectories, steps, fields, "
             f"*space) must have the same shape and at least {max(horizons)} steps, the longest horizon"
         )
+    if spec.static:
+        dynamic = constant(spec.dynamic, truth_bhcx.device)
+        pred_bhcx, truth_bhcx, last_bcx = pred_bhcx[:, :, dynamic], truth_bhcx[:, :, dynamic], last_bcx[:, dynamic]
+        mask_bhcx = None if mask_bhcx is None else mask_bhcx[:, :, dynamic]
+    names, units = ([of[number] for number in spec.dynamic] for of in (spec.fields, spec.units))
     last = max(horizons)
-    nrmse_bhc = accuracy.nrmse(pred_bhcx, truth_bhcx)
-    defined_bhc = ~accuracy.truth_is_zero(truth_bhcx)
-    rel_l2_bh = accuracy.rel_l2(pred_bhcx, truth_bhcx)
+    nrmse_bhc = accuracy.nrmse(pred_bhcx, truth_bhcx, mask_bhcx)
+    points_bhc = accuracy.num_points(truth_bhcx, mask_bhcx)
+    zero_bhc = accuracy.truth_is_zero(truth_bhcx, mask_bhcx) & (points_bhc > 0)
+    defined_bhc = (points_bhc > 0) & ~zero_bhc
+    rel_l2_bh = accuracy.rel_l2(pred_bhcx, truth_bhcx, mask_bhcx)
+    seen_bh = points_bhc.sum(-1).cumsum(1) > 0
     prefix = f"{spec.name}/{predictor}"
 
-    fields = {name: slice(c, c + 1) for c, name in enumerate(spec.fields)}
+    fields = {name: slice(c, c + 1) for c, name in enumerate(names)}
     for label, c in ({ALL_FIELDS: slice(None)} | fields).items():
         accumulator.add(f"{prefix}/{label}/nrmse_mean@1-{last}", nrmse_bhc[:, :last, c], where=defined_bhc[:, :last, c])
     for k in horizons:
         step = slice(k - 1, k)
         pred, truth = pred_bhcx[:, step], truth_bhcx[:, step]
-        vrmse, low_variance = accuracy.vrmse(pred, truth)
+        mask = None if mask_bhcx is None else mask_bhcx[:, step]
+        points = points_bhc[:, step]
+        vrmse, low_variance = accuracy.vrmse(pred, truth, mask)
         in_units = {
-            "rmse": accuracy.squared_error(pred, truth),
-            "mae": accuracy.mae(pred, truth),
-            "max_error": accuracy.max_error(pred, truth),
+            "rmse": accuracy.squared_error(pred, truth, mask),
+            "mae": accuracy.mae(pred, truth, mask),
+            "max_error": accuracy.max_error(pred, truth, mask),
         }
         gaps = {
             "conservation_gap" if name == "integral" else f"conservation_gap_{name}": conservation_gap(
@@ -130,17 +144,20 @@ def predictor_errors(
             )
             for name in conserved(spec)
         }
-        non_finite = ~pred.isfinite().flatten(3).all(-1)
+        non_finite = accuracy.non_finite(pred, mask)
         for label, c in ({ALL_FIELDS: slice(None)} | fields).items():
             at = f"{prefix}/{label}"
             accumulator.add(f"{at}/nrmse@{k}", nrmse_bhc[:, step, c], where=defined_bhc[:, step, c])
-            accumulator.add(f"{at}/vrmse@{k}", vrmse[:, :, c])
-            if label != ALL_FIELDS or len(set(spec.units)) == 1:
+            # One point has no variance.
+            accumulator.add(f"{at}/vrmse@{k}", vrmse[:, :, c], where=points[:, :, c] > 1)
+            if label != ALL_FIELDS or len(set(units)) == 1:
                 for metric, values in in_units.items():
-                    accumulator.add(f"{at}/{metric}@{k}", values[:, :, c])
+                    accumulator.add(f"{at}/{metric}@{k}", values[:, :, c], where=points[:, :, c] > 0)
             for metric, values in gaps.items():
                 accumulator.add(f"{at}/{metric}@{k}", values[:, :, c])
             accumulator.add(f"{at}/non_finite@{k}", non_finite[:, :, c].any(-1))
-            accumulator.add(f"{at}/zero_truth@{k}", ~defined_bhc[:, step, c])
+            accumulator.add(f"{at}/zero_truth@{k}", zero_bhc[:, step, c])
             accumulator.add(f"{at}/low_variance@{k}", low_variance[:, :, c])
-        accumulator.add(f"{prefix}/{ALL_FIELDS}/rel_l2@{k}", rel_l2_bh[:, k - 1])
+            if spec.masked:  # not by the batch's mask: every rank adds the same names
+                accumulator.add(f"{at}/no_value@{k}", points[:, :, c] == 0)
+        accumulator.add(f"{prefix}/{ALL_FIELDS}/rel_l2@{k}", rel_l2_bh[:, k - 1], where=seen_bh[:, k - 1])

@@ -2,10 +2,13 @@
 
 Dimensions: b trajectory, h step after the last given frame, c field, x space (any number of axes, uniform cells).
 Everything is computed and returned in float64; nothing here averages over trajectories (see `accumulate`).
-Non-finite predictions give non-finite values.
+Non-finite predictions give non-finite values. Where `mask_bhcx` (bool) is False there is no value: what stands there
+changes nothing, means over x are over the other points, and a frame without any (see `num_points`) has no error at all.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -14,52 +17,89 @@ VARIANCE_FLOOR = 1e-7
 """Added to the spatial variance in VRMSE, as The Well does."""
 
 
-def squared_error(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def num_points(truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
+    """The number of points that have a value, (B, H, C) int64."""
+    if mask_bhcx is None:
+        return torch.full(truth_bhcx.shape[:3], math.prod(truth_bhcx.shape[3:]), device=truth_bhcx.device)
+    return mask_bhcx.flatten(3).sum(-1)
+
+
+def squared_error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """mean_x e^2, (B, H, C) float64. RMSE over many trajectories is the root of the mean of this."""
-    return (pred_bhcx.double() - truth_bhcx.double()).square().flatten(3).mean(-1)
+    return _mean(_error(pred_bhcx, truth_bhcx, mask_bhcx).square(), mask_bhcx)
 
 
-def rmse(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def rmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """sqrt(mean_x e^2), (B, H, C) float64, in the field's unit."""
-    return squared_error(pred_bhcx, truth_bhcx).sqrt()
+    return squared_error(pred_bhcx, truth_bhcx, mask_bhcx).sqrt()
 
 
-def mae(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def mae(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """mean_x |e|, (B, H, C) float64, in the field's unit."""
-    return (pred_bhcx.double() - truth_bhcx.double()).abs().flatten(3).mean(-1)
+    return _mean(_error(pred_bhcx, truth_bhcx, mask_bhcx).abs(), mask_bhcx)
 
 
-def max_error(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def max_error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """max_x |e|, (B, H, C) float64, in the field's unit."""
-    return (pred_bhcx.double() - truth_bhcx.double()).abs().flatten(3).amax(-1)
+    return _error(pred_bhcx, truth_bhcx, mask_bhcx).abs().flatten(3).amax(-1)
 
 
-def nrmse(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def nrmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """sqrt(mean_x e^2) / sqrt(mean_x y^2), (B, H, C) float64 (PDEBench, arXiv 2210.07182, appendix B).
 
     Not defined where the truth is zero everywhere (see `truth_is_zero`): inf or NaN there.
     """
-    return rmse(pred_bhcx, truth_bhcx) / truth_bhcx.double().square().flatten(3).mean(-1).sqrt()
+    square_truth = _mean(_valid(truth_bhcx.double(), mask_bhcx).square(), mask_bhcx)
+    return rmse(pred_bhcx, truth_bhcx, mask_bhcx) / square_truth.sqrt()
 
 
-def truth_is_zero(truth_bhcx: Tensor) -> Tensor:
-    """Whether the truth is zero at every point, (B, H, C) bool: such frames have no nRMSE."""
-    return (truth_bhcx == 0).flatten(3).all(-1)
+def truth_is_zero(truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
+    """Whether the truth is zero at every point that has a value (or none has), (B, H, C) bool: such frames have no
+    nRMSE."""
+    return (_valid(truth_bhcx, mask_bhcx) == 0).flatten(3).all(-1)
 
 
-def vrmse(pred_bhcx: Tensor, truth_bhcx: Tensor) -> tuple[Tensor, Tensor]:
+def vrmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """sqrt(mean_x e^2 / (var_x y + 1e-7)), (B, H, C) float64, and whether var_x y < 1e-7, (B, H, C) bool.
 
-    The variance is the unbiased one over space. Source: The Well (arXiv 2412.00568), section 4. Where the variance is
-    under the floor, the value is the floor's doing: count these frames.
+    The variance is the unbiased one over space, NaN for a single point. Source: The Well (arXiv 2412.00568), section 4.
+    Where the variance is under the floor, the value is the floor's doing: count these frames.
     """
-    variance = truth_bhcx.double().flatten(3).var(-1, correction=1)
-    value = (squared_error(pred_bhcx, truth_bhcx) / (variance + VARIANCE_FLOOR)).sqrt()
+    truth = truth_bhcx.double()
+    if mask_bhcx is None:
+        variance = truth.flatten(3).var(-1, correction=1)
+    else:
+        count = num_points(truth, mask_bhcx)
+        mean = _mean(_valid(truth, mask_bhcx), mask_bhcx).reshape(*count.shape, *(1,) * (truth.ndim - 3))
+        variance = _valid(truth - mean, mask_bhcx).square().flatten(3).sum(-1) / (count - 1)
+        variance = torch.where(count > 1, variance, torch.nan)
+    value = (squared_error(pred_bhcx, truth_bhcx, mask_bhcx) / (variance + VARIANCE_FLOOR)).sqrt()
     return value, variance < VARIANCE_FLOOR
 
 
-def rel_l2(pred_bhcx: Tensor, truth_bhcx: Tensor) -> Tensor:
+def rel_l2(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """Joint ||e|| / ||y||, (B, H) float64: entry h is over space, all fields and steps 1 to h + 1 together."""
-    error = (pred_bhcx.double() - truth_bhcx.double()).square().flatten(2).sum(-1).cumsum(1)
-    truth = truth_bhcx.double().square().flatten(2).sum(-1).cumsum(1)
+    error = _error(pred_bhcx, truth_bhcx, mask_bhcx).square().flatten(2).sum(-1).cumsum(1)
+    truth = _valid(truth_bhcx.double(), mask_bhcx).square().flatten(2).sum(-1).cumsum(1)
     return torch.sqrt(error / truth)
+
+
+def non_finite(pred_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
+    """Whether a prediction is not finite at a point that has a value, (B, H, C) bool."""
+    return ~_valid(pred_bhcx, mask_bhcx).isfinite().flatten(3).all(-1)
+
+
+def _valid(values_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
+    """The values, and zero where there is none."""
+    return values_bhcx if mask_bhcx is None else torch.where(mask_bhcx, values_bhcx, 0.0)
+
+
+def _error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
+    return _valid(pred_bhcx.double() - truth_bhcx.double(), mask_bhcx)
+
+
+def _mean(values_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
+    """Mean over space of values that are zero outside the mask; NaN where no point has a value."""
+    if mask_bhcx is None:
+        return values_bhcx.flatten(3).mean(-1)
+    return values_bhcx.flatten(3).sum(-1) / num_points(values_bhcx, mask_bhcx)

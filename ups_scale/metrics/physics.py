@@ -31,7 +31,7 @@ def power_spectrum(u_bcx: Tensor, spec: FamilySpec) -> Tensor:
 
     Bin k holds the wavenumbers that round to k cycles per longest side of the domain, up to the coarsest axis' Nyquist
     wavenumber. Axes that are not periodic are mirrored first, so that the jump at their ends doesn't leak into every
-    bin.
+    bin. Fields need a value at every point: the border of a filled hole would stand in every bin.
     """
     lengths = [high - low for low, high in spec.extents]
     u = u_bcx.double()

@@ -16,7 +16,7 @@ def build_model(recipe: Recipe, specs: Iterable[FamilySpec]) -> Simulator:
     Weights come from torch's global generator: seed it first. Under `torch.device("meta")` nothing is allocated.
 
     Raises:
-        RecipeError: a family's grid can't be cut in patches.
+        RecipeError: a family's grid can't be cut in patches, or it is a point set, or it has nothing to predict.
     """
     ordered = sorted(specs, key=lambda spec: spec.name)
     return Simulator(ordered, asdict(recipe.model), asdict(recipe.conditioning))

@@ -38,7 +38,8 @@ class FieldHead(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """The fields' normalised change from the latent tokens. Zero at the start: the untrained model is persistence."""
+    """The dynamic fields' normalised change from the latent tokens. Zero at the start: the untrained model is
+    persistence."""
 
     def __init__(
         self, specs: Sequence[FamilySpec], *, patch_size: int, latent_tokens: int, latent_dim: int, condition_dim: int
@@ -48,15 +49,16 @@ class PatchDecoder(nn.Module):
         self._fields = {}
         self.modulation = zero_init(Linear32(condition_dim, 2 * latent_dim))
         self.heads = nn.ModuleDict()
-        fields = fields_by_patch(specs, patch_size, latent_tokens)
+        fields = fields_by_patch(specs, patch_size, latent_tokens, dynamic=True)
         for key, names in fields.items():
             self.heads[key] = FieldHead(len(names), latent_dim, math.prod(map(int, key.split("x"))))
         for spec in specs:
             names = fields[patch_key(self._patch[spec.name])]
-            self._fields[spec.name] = [names.index(field) for field in spec.fields]
+            self._fields[spec.name] = [names.index(spec.fields[number]) for number in spec.dynamic]
 
     def forward(self, z_bld: Tensor, condition_bd: Tensor, spec: FamilySpec) -> Tensor:
-        """(B, C, *grid) float32 from latent tokens (B, L, latent_dim) and conditions (B, condition_dim)."""
+        """(B, C, *grid) float32, C the dynamic fields, from latent tokens (B, L, latent_dim) and conditions
+        (B, condition_dim)."""
         patch = self._patch[spec.name]
         shift, scale = self.modulation(condition_bd).chunk(2, dim=-1)
         patches = self.heads[patch_key(patch)](modulate(z_bld, shift, scale), self._fields[spec.name])

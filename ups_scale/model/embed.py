@@ -68,7 +68,7 @@ class Conditioner(nn.Module):
     def __init__(self, specs: Sequence[FamilySpec], width: int, use: Mapping[str, bool], dropout: float) -> None:
         super().__init__()
         self.use, self.dropout = dict(use), dropout
-        families = [spec.name for spec in specs]
+        families = list(dict.fromkeys(spec.family for spec in specs))  # variants share what is learned of the family
         parameters = sorted({name for spec in specs for name in spec.parameters})
         fields = sorted({name for spec in specs for name in spec.fields})
         self._family_id = {name: number + 1 for number, name in enumerate(families)}  # 0 is the null
@@ -91,12 +91,12 @@ class Conditioner(nn.Module):
         Args:
             spec: the family, one of those given at construction (by name).
             parameters_bp: (B, P), NaN where not stated.
-            dt_b: (B,) s.
+            dt_b: (B,) time to the next frame in s; NaN if there is none or it isn't known.
             rms_bc: (B, C) root mean square of each field over the context frames.
         """
         device, batch = dt_b.device, len(dt_b)
 
-        family = constant([self._family_id[spec.name]], device).expand(batch)
+        family = constant([self._family_id[spec.family]], device).expand(batch)
         keep = self._keep(batch, "family", device)
         c_bd = self.family(family if keep is None else torch.where(keep[:, 0], family, 0)).float()
 

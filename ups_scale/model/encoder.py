@@ -1,4 +1,4 @@
-"""Grid encoder: patches of the context frames become tokens of the latent lattice, 1D and 2D in one model."""
+"""Grid encoder: patches of the context frames become tokens of the latent lattice, 1D to 3D in one model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ def patch_key(patch: Sequence[int]) -> str:
     return "x".join(map(str, patch))
 
 
-def fields_by_patch(specs: Sequence[FamilySpec], patch_size: int, latent_tokens: int) -> dict[str, list[str]]:
-    """For every patch shape that the families' grids need, the names of the fields cut with it."""
+def fields_by_patch(
+    specs: Sequence[FamilySpec], patch_size: int, latent_tokens: int, dynamic: bool = False
+) -> dict[str, list[str]]:
+    """For every patch shape that the families' grids need, the names of the fields (or only the `dynamic` ones) cut
+    with it."""
     fields: dict[str, set[str]] = {}
     for spec in specs:
         key = patch_key(patch_shape(spec.grid, patch_size, latent_tokens))
-        fields.setdefault(key, set()).update(spec.fields)
+        numbers = spec.dynamic if dynamic else range(len(spec.fields))
+        fields.setdefault(key, set()).update(spec.fields[number] for number in numbers)
     return {key: sorted(names) for key, names in sorted(fields.items())}
 
 

@@ -16,22 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ups_scale.atomic import write_json
-from ups_scale.errors import CheckpointError, DataError
+from ups_scale.errors import CheckpointError, DataError, RecipeError
 from ups_scale.model.constants import constant
 from ups_scale.model.decoder import PatchDecoder
-from ups_scale.model.embed import Conditioner
+from ups_scale.model.embed import MAX_AXES, Conditioner
 from ups_scale.model.encoder import GridEncoder
 from ups_scale.model.lattice import lattice_shape
 from ups_scale.model.operator import StackedOperator
+from ups_scale.model.scales import RMS_FLOOR, scales
 from ups_scale.physics.families import FamilySpec
 
 # Dimensions: b sample, t context frame, h predicted frame, c field, x space axes, p parameter.
 
-FORMAT = 1
-# A field whose RMS is below this share of the training data's is scaled by that share instead, so that a field that
-# happens to be zero divides by something.
-RMS_FLOOR = 1e-3
-TINY = 1e-30  # for a field that is zero in all of the training data
+FORMAT = 2
 
 ENCODERS = {"grid": GridEncoder}
 OPERATORS = {"stacked": StackedOperator}
@@ -41,9 +38,9 @@ DECODERS = {"patch": PatchDecoder}
 class Simulator(nn.Module):
     """One model for many families. Untrained it is persistence: the decoder starts at zero.
 
-    Inputs are divided by the RMS of the context frames, per sample and field; the predicted change is multiplied by the
-    RMS of the change between context frames or, with one frame, by the training data's RMS of the change scaled by
-    RMS(input)/RMS(training data). Nothing is taken from frames that are to be predicted.
+    Inputs are divided by the RMS of the context frames, and the predicted change is multiplied by the size to expect of
+    it (`model/scales.py`): nothing is taken from frames that are to be predicted. Static fields, and points without a
+    value, stay as they are.
 
     Args:
         specs: the families it knows, with grid, boundaries and statistics.
@@ -53,6 +50,8 @@ class Simulator(nn.Module):
 
     def __init__(self, specs: Sequence[FamilySpec], model: Mapping[str, Any], conditioning: Mapping[str, Any]) -> None:
         super().__init__()
+        for spec in specs:
+            _check(spec, model)
         self.specs = {spec.name: spec for spec in specs}
         self.arguments = {"model": dict(model), "conditioning": dict(conditioning)}
         self.context_frames: int = model["context_frames"]
@@ -80,61 +79,69 @@ class Simulator(nn.Module):
         context_btcx: Tensor,
         family: str,
         parameters_bp: Tensor,
-        dt_b: Tensor,
+        dt_bt: Tensor,
         horizon: int,
         detach_between: bool = False,
+        mask_bcx: Tensor | None = None,
     ) -> Tensor:
         """(B, H, C, *grid) float32 in physical units: the `horizon` frames after the context, each from its own last
         `context_frames` frames, predicted ones included.
 
         Args:
-            context_btcx: (B, T, C, *grid) float32 in physical units, T = context_frames.
+            context_btcx: (B, T, C, *grid) float32 in physical units, T = context_frames; finite.
             family: name of the family.
             parameters_bp: (B, P) float32, NaN where not stated.
-            dt_b: (B,) float32, time between frames in s.
+            dt_bt: (B, T + H - 1) float32 or more columns, time from each frame to the next in s, first of the context
+                frames; NaN where there is none (a steady family) or it isn't known.
             detach_between: stop gradients between the frames of the unrolled horizon.
+            mask_bcx: (B, C, *grid) bool, where the last context frame has a value; None: everywhere.
 
         Raises:
-            DataError: the family is not one the model was built for, or the shape does not fit it.
+            DataError: the family is not one the model was built for, or a shape does not fit it.
         """
-        spec = self._spec(family, context_btcx)
+        spec = self._spec(family, context_btcx, dt_bt, horizon, mask_bcx)
+        context = self.context_frames
         predictions = []
-        for _ in range(horizon):
-            next_bcx = self._step(context_btcx, spec, parameters_bp, dt_b)
+        for step in range(horizon):
+            # The times between the frames of this step's window, and from the last of them to the next frame.
+            next_bcx = self._step(context_btcx, spec, parameters_bp, dt_bt[:, step : step + context], mask_bcx)
             predictions.append(next_bcx)
             feedback = next_bcx.detach() if detach_between else next_bcx
             context_btcx = torch.cat([context_btcx[:, 1:], feedback[:, None]], dim=1)
         return torch.stack(predictions, dim=1)
 
-    def _step(self, context_btcx: Tensor, spec: FamilySpec, parameters_bp: Tensor, dt_b: Tensor) -> Tensor:
-        rms_bc, delta_rms_bc = self._scales(context_btcx, spec)
+    def _step(
+        self,
+        context_btcx: Tensor,
+        spec: FamilySpec,
+        parameters_bp: Tensor,
+        dt_bt: Tensor,
+        mask_bcx: Tensor | None,
+    ) -> Tensor:
+        rms_bc, delta_rms_bc = scales(context_btcx, spec, dt_bt, mask_bcx)
         space = (1,) * spec.dimensions
         normalised = context_btcx / rms_bc.reshape(*rms_bc.shape[:1], 1, rms_bc.shape[1], *space)
-        condition_bd = F.silu(self.conditioner(spec, parameters_bp, dt_b, rms_bc))
+        condition_bd = F.silu(self.conditioner(spec, parameters_bp, dt_bt[:, -1], rms_bc))
         z_bld = self.encoder(normalised, spec)
         z_bld = self.operator(z_bld, condition_bd, self.lattices[spec.name], spec.periodic)
         change_bcx = self.decoder(z_bld, condition_bd, spec)
-        return context_btcx[:, -1] + change_bcx * delta_rms_bc.reshape(*delta_rms_bc.shape, *space)
-
-    def _scales(self, context_btcx: Tensor, spec: FamilySpec) -> tuple[Tensor, Tensor]:
-        """RMS of the context frames and of their change over one frame, each (B, C) float32."""
-        u = context_btcx.float()
-        axes = [1, *range(3, u.ndim)]
-        data_rms = constant(spec.u_rms, u.device).clamp_min(TINY)
-        data_delta_rms = constant(spec.delta_rms, u.device)
-        rms_bc = torch.maximum(u.square().mean(dim=axes).sqrt(), RMS_FLOOR * data_rms)
-        if u.shape[1] == 1:
-            delta_rms_bc = rms_bc * (data_delta_rms / data_rms)
-        else:
-            delta_rms_bc = u.diff(dim=1).square().mean(dim=axes).sqrt()
-            delta_rms_bc = torch.maximum(delta_rms_bc, RMS_FLOOR * data_delta_rms)
-        return rms_bc.clamp_min(TINY), delta_rms_bc
+        last_bcx = context_btcx[:, -1]
+        if not spec.static:
+            change_bcx = change_bcx * delta_rms_bc.reshape(*delta_rms_bc.shape, *space)
+            return last_bcx + (change_bcx if mask_bcx is None else torch.where(mask_bcx, change_bcx, 0.0))
+        dynamic = constant(spec.dynamic, last_bcx.device)
+        change_bcx = change_bcx * delta_rms_bc[:, dynamic].reshape(*change_bcx.shape[:2], *space)
+        if mask_bcx is not None:
+            change_bcx = torch.where(mask_bcx[:, dynamic], change_bcx, 0.0)
+        return last_bcx.index_add(1, dynamic, change_bcx)
 
     def least_rms(self, family: str, device: torch.device) -> Tensor:
         """(C,) float32: below it a field of the family counts as zero, in its own unit."""
         return RMS_FLOOR * constant(self.specs[family].u_rms, device)
 
-    def _spec(self, family: str, context_btcx: Tensor) -> FamilySpec:
+    def _spec(
+        self, family: str, context_btcx: Tensor, dt_bt: Tensor, horizon: int, mask_bcx: Tensor | None
+    ) -> FamilySpec:
         if family not in self.specs:
             raise DataError(f"the model was not trained on family {family!r}; it knows {', '.join(sorted(self.specs))}")
         spec = self.specs[family]
@@ -144,6 +151,17 @@ class Simulator(nn.Module):
                 f"family {family}: context of shape {tuple(context_btcx.shape)}, expected (batch, frames, fields, "
                 f"grid) = (B, {', '.join(map(str, expected))})"
             )
+        batch, times = len(context_btcx), self.context_frames + horizon - 1
+        if dt_bt.ndim != 2 or len(dt_bt) != batch or dt_bt.shape[1] < times:
+            raise DataError(
+                f"family {family}: dt_bt of shape {tuple(dt_bt.shape)}, expected ({batch}, {times}): a time from each "
+                f"frame to the next, for {self.context_frames} given and {horizon} predicted frames"
+            )
+        if mask_bcx is not None and mask_bcx.shape != context_btcx[:, -1].shape:
+            raise DataError(
+                f"family {family}: mask_bcx of shape {tuple(mask_bcx.shape)}, expected that of one context frame, "
+                f"{tuple(context_btcx[:, -1].shape)}"
+            )
         return spec
 
     def save_pretrained(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -152,7 +170,8 @@ class Simulator(nn.Module):
         state = self.state_dict() if weights is None else weights
         tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
         save_file(tensors, folder / "model.safetensors")
-        description = {"format": FORMAT, **self.arguments, "specs": [asdict(spec) for spec in self.specs.values()]}
+        specs = [_spec_to_json(spec) for spec in self.specs.values()]
+        description = {"format": FORMAT, **self.arguments, "specs": specs}
         write_json(folder / "model.json", description)
 
     @classmethod
@@ -177,8 +196,36 @@ class Simulator(nn.Module):
         return model.to(device).eval()
 
 
+def _check(spec: FamilySpec, model: Mapping[str, Any]) -> None:
+    """Raises a `RecipeError` if a model of these settings can't take the family."""
+    if spec.geometry != "grid":
+        raise RecipeError(
+            f"family {spec.name} is a point set; model.encoder {model['encoder']} needs a grid (points come with a "
+            "later version): leave it out of data.manifest"
+        )
+    if not spec.dynamic:
+        raise RecipeError(
+            f"family {spec.name} has only static fields ({', '.join(spec.fields)}), so there is nothing to predict: "
+            "leave it out of data.manifest"
+        )
+    if spec.dimensions > MAX_AXES:
+        raise RecipeError(f"family {spec.name} has {spec.dimensions} axes, the model takes at most {MAX_AXES}")
+    pairs = model["model_dim"] // model["num_heads"] // 2
+    if pairs < spec.dimensions:
+        raise RecipeError(
+            f"family {spec.name} has {spec.dimensions} axes: heads of width {2 * pairs} (model.model_dim "
+            f"{model['model_dim']} / model.num_heads {model['num_heads']}) rotate {pairs} pairs, and every axis needs "
+            f"one; lower model.num_heads to at most {model['model_dim'] // (2 * spec.dimensions)}"
+        )
+
+
+def _spec_to_json(spec: FamilySpec) -> dict[str, Any]:
+    return {**asdict(spec), "dt": None if math.isnan(spec.dt) else spec.dt}
+
+
 def _spec_from_json(entry: Mapping[str, Any]) -> FamilySpec:
     def freeze(value: Any) -> Any:
         return tuple(freeze(item) for item in value) if isinstance(value, list) else value
 
-    return FamilySpec(**{key: freeze(value) for key, value in entry.items()})
+    plain = {key: freeze(value) for key, value in entry.items()}
+    return FamilySpec(**{**plain, "dt": math.nan if plain["dt"] is None else plain["dt"]})

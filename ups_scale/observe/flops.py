@@ -25,9 +25,9 @@ def forward_flops(meta_model: Simulator, family: str) -> int:
     spec = meta_model.specs[family]
     with torch.device("meta"):
         context = torch.empty(1, meta_model.context_frames, len(spec.fields), *spec.grid)
-        parameters, dt = torch.empty(1, len(spec.parameters)), torch.empty(1)
+        parameters, dt_bt = torch.empty(1, len(spec.parameters)), torch.empty(1, meta_model.context_frames)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta_model(context, family, parameters, dt, 1)
+        meta_model(context, family, parameters, dt_bt, 1)
     return counter.get_total_flops()
 
 

@@ -13,12 +13,16 @@ SMALLEST_EDGE = 128  # pixels
 
 
 def comparison(pred_hx: Tensor, truth_hx: Tensor) -> np.ndarray:
-    """(H, W, 3) uint8: rows truth, prediction, error; for one field over time, (steps, *grid) with 1 or 2 space axes.
+    """(H, W, 3) uint8: rows truth, prediction, error; for one field over time, (steps, *grid) with 1 to 3 space axes.
 
-    1D fields are drawn as space against time, 2D fields as up to 6 frames in a row. Truth and prediction share the
+    1D fields are drawn as space against time, 2D fields as up to 6 frames in a row, 3D fields as their middle slice;
+    points that are not finite in the range's lowest colour. Truth and prediction share the
     colours' range; the error has its own, symmetric.
     """
     pred, truth = pred_hx.float().cpu().numpy(), truth_hx.float().cpu().numpy()
+    if truth.ndim == 4:
+        middle = truth.shape[3] // 2
+        pred, truth = pred[..., middle], truth[..., middle]
     low, high = float(np.nanmin(truth)), float(np.nanmax(truth))
     error = pred - truth
     largest = float(np.nanmax(np.abs(error))) if np.isfinite(error).any() else 1.0

@@ -6,6 +6,7 @@ physics does not grant (Burgers, for one, dissipates energy).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ups_scale.errors import DataError
@@ -92,6 +93,10 @@ class FamilySpec:
     def dynamic(self) -> tuple[int, ...]:
         """Numbers of the fields that are predicted."""
         return tuple(number for number, name in enumerate(self.fields) if name not in self.static)
+
+    def steps(self, horizons: Sequence[int]) -> tuple[int, ...]:
+        """The rollout steps that are measured, of the `horizons` asked for: a steady family has one step only."""
+        return (1,) if self.steady else tuple(horizons)
 
     @property
     def periodic(self) -> tuple[bool, ...]:

@@ -63,6 +63,23 @@ def resolve(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict
     return _complete(os.fspath(path), [*_chain(Path(path)), (OVERRIDE, changes)], problems)
 
 
+def stated(path: str | os.PathLike[str], overrides: Sequence[str], key: str) -> Any:
+    """What a recipe says for `key` ("data.manifest") or the schema's default, None if its file can't be read.
+
+    Nothing is checked: for those who look on after `load` has refused the recipe.
+    """
+    merged: dict[str, Any] = {}
+    try:
+        documents = _chain(Path(path))
+    except RecipeError:
+        return None
+    for _, document in documents:
+        _merge(merged, document)
+    for override in overrides:
+        _merge(merged, _parse_override(override, []))
+    return dict(_flatten(merged)).get(key, validate.leaves()[key].get("default"))
+
+
 def identity(recipe: Recipe, manifest_digest: str) -> str:
     """8 hex digits that name the experiment: of the keys that change the mathematics, and the data's digest.
 
@@ -127,14 +144,22 @@ def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
             text = f"goes in a circle: {chain}; remove one of these"
             validate.raise_problems(names[0], [Problem("extends", text)])
         seen.append(os.path.realpath(path))
-        document = _read(path, names)
+        document = read_object(path, "recipe", names)
         documents.append((str(path), document))
         base = document.get("extends")
     return documents[::-1]
 
 
-def _read(path: Path, extending: list[str]) -> dict[str, Any]:
-    """The JSON object in the file `path`. Raises `RecipeError`; `extending` are the files that led to it."""
+def read_object(path: Path, kind: str, extending: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON object in the file `path`, read strictly.
+
+    Args:
+        kind: what it is called in messages.
+        extending: the files that led to it.
+
+    Raises:
+        RecipeError: no such file, not JSON, keys twice, NaN or Infinity, or no object.
+    """
 
     def fail(text: str) -> RecipeError:
         if not extending:
@@ -161,7 +186,7 @@ def _read(path: Path, extending: list[str]) -> dict[str, Any]:
         names = ", ".join(f'"{name}"' for name in dict.fromkeys(repeated))
         raise fail(f"keys stated more than once in one object: {names}; keep one of each")
     if not isinstance(document, dict):
-        raise fail(f"found {show(document)}; a recipe is a JSON object")
+        raise fail(f"found {show(document)}; a {kind} is a JSON object")
     return document
 
 

@@ -67,24 +67,33 @@ def accumulation(recipe: Recipe, world_size: int) -> int:
     return stated
 
 
-def check_data(recipe: Recipe, num_frames: Mapping[str, int]) -> None:
-    """Raises `RecipeError` listing every family whose trajectories (`num_frames[family]` frames) are too short.
+def check_data(recipe: Recipe, num_frames: Mapping[str, Mapping[str, int]]) -> None:
+    """Raises `RecipeError` listing every family whose trajectories are too short (`num_frames[family][split]` frames).
 
-    A window is `model.context_frames` plus the longest of `curriculum.horizons` (and of `evaluate.horizons`, if the
-    recipe validates during training).
+    A window is `model.context_frames` plus the longest of `curriculum.horizons` in the train split and, if the recipe
+    validates during training, of `evaluate.horizons` in the valid split. It is for families with a time: steady ones
+    are of one step, and always long enough. A family without a train split is not trained on.
     """
-    longest = {"curriculum.horizons": max(recipe.curriculum.horizons)}
+    longest = {"curriculum.horizons": ("train", max(recipe.curriculum.horizons))}
     if recipe.evaluate.every_steps:
-        longest["evaluate.horizons"] = max(recipe.evaluate.horizons)
+        longest["evaluate.horizons"] = ("valid", max(recipe.evaluate.horizons))
     context = recipe.model.context_frames
-    problems = [
-        f"{key}: a window of {context} context + {horizon} predicted frames = {context + horizon} does not fit "
-        f'family "{family}", which has {frames} frames per trajectory; the longest horizon that fits is '
-        f"{max(frames - context, 0)}"
-        for key, horizon in longest.items()
-        for family, frames in sorted(num_frames.items())
-        if context + horizon > frames
-    ]
+    problems = []
+    for key, (split, horizon) in longest.items():
+        for family, of_splits in sorted(num_frames.items()):
+            frames = of_splits.get(split)
+            if frames is None or "train" not in of_splits or context + horizon <= frames:
+                continue
+            fits = (
+                f"the longest horizon that fits is {frames - context}"
+                if frames > context
+                else "none fits: lower model.context_frames, or leave the family out of data.manifest"
+            )
+            problems.append(
+                f"{key}: a window of {context} context + {horizon} predicted frames = {context + horizon} does not fit "
+                f'family "{family}", which has {frames} {"frame" if frames == 1 else "frames"} per trajectory in its '
+                f"{split} split; {fits}"
+            )
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = [f"recipe {recipe.run.name} on {recipe.data.manifest}: {count}", *(f"  {line}" for line in problems)]

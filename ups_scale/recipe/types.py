@@ -24,7 +24,10 @@ class DataSettings:
     manifest: str
     batch_tokens: int
     sampling_temperature: float
+    steady_share: float
     draws_per_step: int
+    max_stride: int
+    max_damaged_share: float
     reader_threads: int
     prefetch: int
     shuffle_shards: int

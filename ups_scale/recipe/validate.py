@@ -1,4 +1,7 @@
-"""What schema.json says of a recipe: every problem of a document at once, the defaults, and ranges in words."""
+"""What schema.json says of a recipe: every problem of a document at once, the defaults, and ranges in words.
+
+`check` and `fill_defaults` take other schemas of the same style too (closed objects, a default or `required` for every
+key): mapping files of data have one."""
 
 from __future__ import annotations
 
@@ -58,17 +61,32 @@ def leaves() -> Mapping[str, Mapping[str, Any]]:
     return dict(walk(schema(), ""))
 
 
-def check(document: Mapping[str, Any]) -> list[Problem]:
-    """All problems that the schema finds in a recipe, whole or partial, in the schema's order; at most one per path."""
+def check(document: Any, rules: Mapping[str, Any] | None = None) -> list[Problem]:
+    """All problems that a schema finds in a document, in the schema's order; at most one per path.
+
+    Args:
+        document: by default a recipe, whole or partial.
+        rules: the schema; default: the recipe's.
+    """
+    rules = schema() if rules is None else rules
     found: dict[str, Problem] = {}
-    validator = jsonschema.Draft202012Validator(schema())
-    for error in sorted(validator.iter_errors(document), key=lambda error: _order(error.absolute_path)):
+    validator = jsonschema.Draft202012Validator(rules)
+    for error in sorted(validator.iter_errors(document), key=lambda error: _order(error.absolute_path, rules)):
         path = _dotted(error.absolute_path)
         if error.validator == "additionalProperties":
             for name in error.instance:
                 if name not in error.schema["properties"]:
                     full = f"{path}.{name}" if path else name
-                    found.setdefault(full, Problem(full, _unknown(name, path, error.schema["properties"])))
+                    found.setdefault(full, Problem(full, _unknown(name, path, error.schema["properties"], rules)))
+        elif error.validator == "required":
+            for name in error.validator_value:
+                if name not in error.instance:
+                    full = f"{path}.{name}" if path else name
+                    text = f"missing; write {allowed(error.schema['properties'][name])}"
+                    found.setdefault(full, Problem(full, text))
+        elif "propertyNames" in error.relative_schema_path:
+            full = f"{path}.{error.instance}" if path else error.instance
+            found.setdefault(full, Problem(full, f"not a name for this; allowed: {allowed(error.schema)}"))
         elif path == "format":
             found.setdefault(path, Problem(path, _wrong_format(error.instance, error.schema["const"])))
         else:
@@ -77,14 +95,14 @@ def check(document: Mapping[str, Any]) -> list[Problem]:
     return list(found.values())
 
 
-def fill_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`document` with the schema's default wherever a key is missing, its keys in the schema's order.
+def fill_defaults(document: Mapping[str, Any], rules: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`document` with the schema's default wherever a key that has one is missing, its keys in the schema's order.
 
     Numbers take the type of their key (1 becomes 1.0 where a number is asked for, 1000.0 becomes 1000 where an integer
     is), so that the same recipe, written differently, is the same document. Sections that are not objects, and unknown
     keys, are kept as they are.
     """
-    return _filled(document, schema())
+    return _filled(document, schema() if rules is None else rules)
 
 
 def allowed(leaf: Mapping[str, Any]) -> str:
@@ -107,7 +125,11 @@ def show(value: Any) -> str:
 
 def _filled(value: Any, node: Mapping[str, Any]) -> Any:
     if "properties" in node and isinstance(value, Mapping):
-        known = {name: _filled(value.get(name, child["default"]), child) for name, child in node["properties"].items()}
+        known = {
+            name: _filled(value[name] if name in value else child["default"], child)
+            for name, child in node["properties"].items()
+            if name in value or "default" in child
+        }
         return known | {name: item for name, item in value.items() if name not in known}
     if isinstance(value, list):
         return [_filled(item, node.get("items", {})) for item in value]
@@ -119,14 +141,16 @@ def _filled(value: Any, node: Mapping[str, Any]) -> Any:
     return value
 
 
-def _order(path: Any) -> list[int]:
-    order, node = [], schema()
+def _order(path: Any, node: Mapping[str, Any]) -> list[int]:
+    order = []
     for part in path:
         if isinstance(part, int):
             order.append(part)
+            node = node["items"]
         else:
-            order.append(list(node["properties"]).index(part))
-            node = node["properties"][part]
+            names = list(node.get("properties", ()))
+            order.append(names.index(part) if part in names else len(names))
+            node = node["properties"][part] if part in names else node["additionalProperties"]
     return order
 
 
@@ -135,14 +159,14 @@ def _dotted(path: Any) -> str:
     return text.removeprefix(".")
 
 
-def _unknown(name: str, section: str, siblings: Mapping[str, Any]) -> str:
+def _unknown(name: str, section: str, siblings: Mapping[str, Any], rules: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name.lower(), siblings, n=1)
     if near:
         return f'unknown key; did you mean "{near[0]}"?'
-    elsewhere = [key for key in leaves() if key.rpartition(".")[2] == name]
+    elsewhere = [key for key in leaves() if key.rpartition(".")[2] == name] if rules is schema() else []
     if elsewhere:
         return "unknown key here; did you mean " + " or ".join(f'"{key}"' for key in elsewhere) + "?"
-    where = f'"{section}"' if section else "a recipe"
+    where = f'"{section}"' if section else f"a {rules['title'].split()[-1]}"
     return f"unknown key; the keys of {where} are " + ", ".join(siblings)
 
 

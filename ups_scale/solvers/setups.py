@@ -69,6 +69,7 @@ class Setup:
             boundaries=((self.family.boundary, self.family.boundary),) * self.family.dimensions,
             u_rms=self.u_rms,
             delta_rms=self.delta_rms,
+            dt=self.dt,
         )
 
 

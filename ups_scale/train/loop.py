@@ -14,22 +14,22 @@ from ups_scale import distributed
 from ups_scale.atomic import write_json
 from ups_scale.checkpoint.publish import clean, publish, published, retain
 from ups_scale.checkpoint.resume import find_checkpoint, newest_whole, read_state, rename_aside
-from ups_scale.data.loader import MicroBatch, stream
+from ups_scale.data.loader import MicroBatch
 from ups_scale.data.manifest import Manifest, load_manifest
-from ups_scale.data.plan import FamilyStream, Plan, PlanState, mix
+from ups_scale.data.plan import Plan, PlanState, mix
+from ups_scale.data.quarantine import Quarantine
 from ups_scale.data.reader import ShardReader
 from ups_scale.distributed import Ranks
 from ups_scale.engine.setup import Engine
 from ups_scale.errors import CheckpointError, DivergenceError, RecipeError, UserError
 from ups_scale.model.build import build_model
-from ups_scale.model.simulator import Simulator
-from ups_scale.objective.curriculum import horizon_at
 from ups_scale.objective.forward import add_noise, nrmse_loss
 from ups_scale.observe.pictures import comparison
 from ups_scale.observe.sinks import Sinks
 from ups_scale.recipe import rules
 from ups_scale.recipe.types import Recipe
 from ups_scale.train import run
+from ups_scale.train.feed import isolate, lay_out, open_readers, open_stream
 from ups_scale.train.records import StepRecords
 from ups_scale.train.validation import validate
 
@@ -48,7 +48,9 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
     """
     require_hardware(recipe)
     manifest = load_manifest(recipe.data.manifest)
-    rules.check_data(recipe, {name: data.num_frames for name, data in manifest.families.items()})
+    rules.check_data(
+        recipe, {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
+    )
     ranks = distributed.setup()
     folder = run.run_folder(run_root, recipe, manifest.digest)
     with hold(folder, ranks):
@@ -60,7 +62,7 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
 
 def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resume: str) -> None:
     # First whatever can be refused: until `begin` nothing is written.
-    readers = open_readers(manifest, "train", ranks)
+    readers = open_readers(manifest, "train", ranks, strict=False)
     valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
     accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, readers, ranks))
     checkpoints = folder / "checkpoints"
@@ -70,6 +72,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
         say(ranks, f"{folder}: already trained to step {trained} of {recipe.schedule.steps}; nothing to do")
         return
     state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
+    quarantine = isolate(readers, recipe, source, ranks)
     distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)
@@ -79,7 +82,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
         say(ranks, f"resumed from {source} at step {state.step}")
 
     sinks = Sinks(folder, state.step, recipe.schedule.steps) if ranks.is_main else None
-    records = StepRecords(meta_model, ranks)
+    records = StepRecords(meta_model, quarantine, ranks)
     peak = (
         f"{records.peak_tflops} TFLOP/s (dense bf16)"
         if records.peak_tflops
@@ -89,19 +92,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
         ranks,
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {accumulation} microsteps a step; MFU against {peak}",
     )
-    micro_batches = stream(
-        plan,
-        readers,
-        state,
-        stop_step=recipe.schedule.steps,
-        horizon_at=lambda step: horizon_at(step, recipe.curriculum.horizons, recipe.curriculum.grow_every_steps),
-        context_frames=recipe.model.context_frames,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        parts=accumulation // recipe.data.draws_per_step,
-        threads=recipe.data.reader_threads,
-        prefetch=recipe.data.prefetch,
-    )
+    micro_batches = open_stream(recipe, plan, readers, quarantine, state, ranks, accumulation)
     engine.train(True)
     try:
         for step in range(state.step, recipe.schedule.steps):
@@ -129,8 +120,9 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
                         f"schedule.warmup_ratio, which makes it another run: start it anew, or from a checkpoint of "
                         f"this one with --resume {checkpoints}/step-<N>"
                     )
+                quarantine.check()
             if save_now:
-                save(checkpoints, done, state, engine, recipe, ranks)
+                save(checkpoints, done, state, quarantine, engine, recipe, ranks)
             if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
                 report_validation(engine, recipe, valid, ranks, sinks, done)
     finally:
@@ -228,37 +220,6 @@ def begin(folder: Path, first_step: int, recipe: Recipe, ranks: Ranks) -> None:
         print(f"changed since this run began: {line}", flush=True)
 
 
-def open_readers(manifest: Manifest, split: str, ranks: Ranks) -> dict[str, ShardReader]:
-    """A reader per family; every rank calls it."""
-    return distributed.together(ranks, lambda: {name: ShardReader(manifest, name, split) for name in manifest.families})
-
-
-def lay_out(recipe: Recipe, readers: dict[str, ShardReader], ranks: Ranks) -> tuple[int, Simulator, Plan]:
-    """Microsteps per step, the model on the meta device, and the order of training over the readers' families.
-
-    Raises:
-        RecipeError: a grid can't be cut in patches, or the batch can't be divided among this many ranks.
-    """
-    accumulation = rules.accumulation(recipe, ranks.world_size)
-    with torch.device("meta"):
-        meta_model = build_model(recipe, (reader.data.spec for reader in readers.values()))
-    streams = {
-        name: FamilyStream(reader.shard_sizes, reader.data.num_frames, meta_model.num_tokens(name))
-        for name, reader in readers.items()
-    }
-    plan = Plan(
-        streams,
-        seed=recipe.run.seed,
-        exponent=recipe.data.sampling_temperature,
-        draws_per_step=recipe.data.draws_per_step,
-        batch_tokens=recipe.data.batch_tokens,
-        context_frames=recipe.model.context_frames,
-        shuffle_shards=recipe.data.shuffle_shards,
-    )
-    plan.check_ranks(ranks.world_size, recipe.curriculum.horizons)
-    return accumulation, meta_model, plan
-
-
 def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ranks) -> torch.Tensor:
     """The weighted objective of one micro-batch, a scalar.
 
@@ -267,12 +228,22 @@ def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ran
     """
     torch.manual_seed(mix(recipe.run.seed, 4, micro.step, micro.microstep, ranks.rank) >> 1)
     batch = micro.batch.to(ranks.device)
-    context, truth = batch.u_btcx.split([recipe.model.context_frames, micro.horizon], dim=1)
-    noisy = add_noise(context, recipe.stabilization.noise)
-    detach = recipe.objective.unroll == "detached"
-    predicted = engine.forward(noisy, batch.family, batch.parameters_bp, batch.dt_b, micro.horizon, detach)
+    parts = [recipe.model.context_frames, micro.horizon]
+    context, truth = batch.u_btcx.split(parts, dim=1)
+    given, seen = (None, None) if batch.mask_btcx is None else batch.mask_btcx.split(parts, dim=1)
+    dynamic = engine.module.specs[batch.family].dynamic
+    predicted = engine.forward(
+        add_noise(context, recipe.stabilization.noise, given, dynamic),
+        batch.family,
+        batch.parameters_bp,
+        batch.dt_bt,
+        micro.horizon,
+        recipe.objective.unroll == "detached",
+        mask_bcx=None if given is None else given[:, -1],
+    )
     least_rms = engine.module.least_rms(batch.family, ranks.device)
-    return recipe.objective.task_nrmse * micro.weight * nrmse_loss(predicted, truth, least_rms)
+    loss = nrmse_loss(predicted, truth, least_rms, seen, dynamic)
+    return recipe.objective.task_nrmse * micro.weight * loss
 
 
 def next_timed(micro_batches: Iterator[MicroBatch], records: StepRecords) -> MicroBatch:
@@ -309,18 +280,29 @@ def report_validation(
         return
     sinks.validation(done, result.figures)
     for family in sorted(readers):
+        steps = readers[family].data.spec.steps(horizons)
         model, persistence = (
-            [result.figures[f"{family}/{who}/nrmse@{k}"] for k in horizons] for who in ("model", "persistence")
+            [result.figures[f"{family}/{who}/nrmse@{k}"] for k in steps] for who in ("model", "persistence")
         )
-        shown = "  ".join(f"@{k} {m:.3f} ({p:.3f})" for k, m, p in zip(horizons, model, persistence, strict=True))
+        shown = "  ".join(f"@{k} {m:.3f} ({p:.3f})" for k, m, p in zip(steps, model, persistence, strict=True))
         sinks.message(f"validation at step {done}: {family:<24} nrmse (persistence)  {shown}")
     if due(done, recipe.logging.pictures_every_steps, recipe.schedule.steps):
         for family, (predicted, truth) in result.rollouts.items():
-            for number, field in enumerate(readers[family].data.spec.fields):
-                sinks.picture(f"{family}/{field}", done, comparison(predicted[:, number], truth[:, number]))
+            spec = readers[family].data.spec
+            for number in spec.dynamic:
+                name = f"{family}/{spec.fields[number]}"
+                sinks.picture(name, done, comparison(predicted[:, number], truth[:, number]))
 
 
-def save(checkpoints: Path, step: int, state: PlanState, engine: Engine, recipe: Recipe, ranks: Ranks) -> None:
+def save(
+    checkpoints: Path,
+    step: int,
+    state: PlanState,
+    quarantine: Quarantine,
+    engine: Engine,
+    recipe: Recipe,
+    ranks: Ranks,
+) -> None:
     """Publishes a checkpoint of the run and deletes those past retention; every rank calls it."""
     with engine.averaged():
         weights = engine.full_weights()
@@ -331,7 +313,8 @@ def save(checkpoints: Path, step: int, state: PlanState, engine: Engine, recipe:
             engine.module.save_pretrained(folder / "model", weights)
             write_json(folder / "recipe.json", recipe.as_dict())
             shape = {"world_size": ranks.world_size, "zero_stage": recipe.engine.zero_stage}
-            write_json(folder / "state.json", {"step": step, "positions": dict(state.positions), **shape})
+            stream_state = {"step": step, "positions": dict(state.positions), "quarantined": quarantine.state()}
+            write_json(folder / "state.json", {**stream_state, **shape})
 
     publish(checkpoints, step, ranks, write)
     if ranks.is_main:

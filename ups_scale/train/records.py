@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ups_scale.data.loader import MicroBatch
+from ups_scale.data.quarantine import Quarantine
 from ups_scale.distributed import Ranks, gather, sum_over_ranks
 from ups_scale.model.simulator import Simulator
 from ups_scale.observe.flops import peak_tflops, training_flops
@@ -17,13 +18,13 @@ from ups_scale.observe.flops import peak_tflops, training_flops
 class StepRecords:
     """Collects losses, tokens, operations and waiting times between two log lines, without waiting for the device."""
 
-    def __init__(self, meta_model: Simulator, ranks: Ranks) -> None:
+    def __init__(self, meta_model: Simulator, quarantine: Quarantine, ranks: Ranks) -> None:
         self._ranks = ranks
+        self._quarantine = quarantine
         self._families = sorted(meta_model.specs)
         self._tokens_per_frame = {name: meta_model.num_tokens(name) for name in self._families}
         self._flops_per_frame = {name: training_flops(meta_model, name) for name in self._families}
         self.peak_tflops = peak_tflops(ranks.device)
-        self._quarantined: set[tuple[str, str]] = set()
         self._reset()
 
     def _reset(self) -> None:
@@ -53,23 +54,25 @@ class StepRecords:
         frames = len(micro.batch.keys) * micro.horizon
         self._tokens += frames * self._tokens_per_frame[micro.batch.family]
         self._flops += frames * self._flops_per_frame[micro.batch.family]
-        for item in micro.quarantined:
-            if (item.shard, item.key) not in self._quarantined:
-                self._quarantined.add((item.shard, item.key))
-                print(f"rank {self._ranks.rank}: quarantined, another trajectory takes its place: {item}", flush=True)
+        self._quarantine.account(micro.quarantined)
 
     def collect(self, done: int, lr: float, grad_norm: float | None) -> dict[str, Any]:
         """The record after `done` steps, over all ranks, and a new start; every rank calls it.
 
-        `loss` is the objective of the last step, `loss/<family>` the mean since the line before.
+        `loss` is the objective of the last step, `loss/<family>` the mean since the line before; `quarantined` counts
+        damaged trajectories since the run began. Ranks learn of each other's here, and each is said once.
         """
         seconds = time.perf_counter() - self._start
-        numbers = self._step_loss.new_tensor([self._tokens, self._flops, len(self._quarantined)])
+        numbers = self._step_loss.new_tensor([self._tokens, self._flops])
         flat = torch.cat([self._by_family.flatten(), (self._step_loss / self._micro_batches)[None], numbers])
         values = sum_over_ranks(flat).tolist()
-        losses, (loss, tokens, flops, quarantined) = values[:-4], values[-4:]
+        losses, (loss, tokens, flops) = values[:-3], values[-3:]
         loss /= self._ranks.world_size
-        waited = gather(self._ranks, self._waited_s)
+        waited, found = zip(*gather(self._ranks, (self._waited_s, self._quarantine.take_new())), strict=True)
+        for item in self._quarantine.merge(found):
+            if self._ranks.is_main:
+                print(f"quarantined, another trajectory takes its place: {item}", flush=True)
+        damaged = self._quarantine.counts()
         tflops = flops / seconds / 1e12 / self._ranks.world_size
         finite = math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm))
         record = {
@@ -82,7 +85,7 @@ class StepRecords:
             "mfu": tflops / self.peak_tflops if self.peak_tflops else None,
             "data_wait_share": max(waited) / seconds,
             "seconds": seconds,
-            "quarantined": int(quarantined),
+            "quarantined": sum(damaged.values()),
             "finite": finite,
         }
         if self._ranks.device.type == "cuda":
@@ -91,5 +94,6 @@ class StepRecords:
             total, count = losses[2 * number : 2 * number + 2]
             if count:
                 record[f"loss/{family}"] = total / count
+        record |= {f"quarantined/{family}": count for family, count in damaged.items()}
         self._reset()
         return record

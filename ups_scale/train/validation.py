@@ -18,7 +18,8 @@ from ups_scale.metrics.accumulate import Accumulator, rollout_errors
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures by name, and for every family the first trajectory's rollout and truth, (H, C, *grid), for pictures."""
+    """Figures by name, and for every family the first trajectory's rollout and truth, (H, C, *grid), for pictures; NaN
+    where there is no value."""
 
     figures: dict[str, float]
     rollouts: dict[str, tuple[Tensor, Tensor]]
@@ -33,7 +34,8 @@ def validate(
     horizons: Sequence[int],
     context_frames: int,
 ) -> Validation:
-    """Rolls out the first `trajectories` of every family from their first frames; every rank calls it.
+    """Rolls out the first `trajectories` of every family from their first frames; every rank calls it. Steady families
+    are measured at step 1 only.
 
     Every rank makes the same number of calls of the model (ZeRO-3 gathers weights in each): a rank without a trajectory
     left computes one again and does not count it.
@@ -42,18 +44,25 @@ def validate(
     engine.train(False)
     with torch.no_grad(), engine.averaged():  # not inference_mode: ZeRO-3 keeps gathered weights for the next step
         for name, reader in sorted(readers.items()):
+            spec = reader.data.spec
+            steps = spec.steps(horizons)
             count = min(trajectories, reader.num_trajectories)
             own = list(range(ranks.rank, count, ranks.world_size))
             needed = own or [0]
-            read = partial(reader.read, needed, [0] * len(needed), context_frames + max(horizons))
+            read = partial(reader.read, needed, [0] * len(needed), context_frames + max(steps))
             batch = together(ranks, read).to(ranks.device)
-            predicted = _rollout(engine, batch, context_frames, max(horizons))
+            mask = batch.mask_btcx
+            predicted = _rollout(engine, batch, context_frames, max(steps))
             truth = batch.u_btcx[:, context_frames:]
             last = batch.u_btcx[:, context_frames - 1]
-            spec = reader.data.spec
             kept = slice(0, len(own))
-            rollout_errors(predicted[kept], truth[kept], last[kept], spec, accumulator, horizons)
-            rollouts[name] = (predicted[0].cpu(), truth[0].cpu())
+            seen = None if mask is None else mask[kept, context_frames:]
+            rollout_errors(predicted[kept], truth[kept], last[kept], spec, accumulator, steps, seen)
+            first = predicted[0], truth[0]
+            if mask is not None:
+                there = mask[0, context_frames:]
+                first = torch.where(there, first[0], torch.nan), torch.where(there, first[1], torch.nan)
+            rollouts[name] = first[0].cpu(), first[1].cpu()
     engine.train(True)
     accumulator.load_flat(sum_over_ranks(accumulator.flat()))
     shown = {f"model/all/{metric}" for metric in ("nrmse", "non_finite")} | {"persistence/all/nrmse"}
@@ -66,4 +75,6 @@ def validate(
 
 
 def _rollout(engine: Engine, batch: FieldBatch, context_frames: int, horizon: int) -> Tensor:
-    return engine.forward(batch.u_btcx[:, :context_frames], batch.family, batch.parameters_bp, batch.dt_b, horizon)
+    mask_bcx = None if batch.mask_btcx is None else batch.mask_btcx[:, context_frames - 1]
+    context_btcx = batch.u_btcx[:, :context_frames]
+    return engine.forward(context_btcx, batch.family, batch.parameters_bp, batch.dt_bt, horizon, mask_bcx=mask_bcx)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -66,8 +67,34 @@ def test_absent_manifest_says_how_to_make_one(tmp_path):
         (lambda c: c["families"]["advection_1d"].update(geometry="mesh"), "advection_1d: geometry 'mesh'"),
         (lambda c: c["families"]["advection_1d"].update(geometry="points"), "advection_1d: extents has 1 entries, exp"),
         (lambda c: c["families"]["advection_1d"].update(static=["w"]), r"advection_1d: static \('w',\)"),
+        (
+            lambda c: c["families"]["advection_1d"].update(grid=[0]),
+            r"advection_1d: grid \(0,\), expected sizes above 0",
+        ),
+        (
+            lambda c: c["families"]["advection_1d"].update(grid=[2**40]),
+            r"can't hold 5 traj.* of \(1099511627776,\) points",
+        ),
+        (lambda c: c["families"]["advection_1d"].update(grid=[float("inf")]), "OverflowError"),
+        (
+            lambda c: c["families"]["advection_1d"]["num_frames"].update(valid=0),
+            "num_frames .*expected numbers above 0",
+        ),
+        (
+            lambda c: c["families"]["advection_1d"]["statistics"]["u"].update(mean=[float("nan")]),
+            r"u.mean \[nan\], exp",
+        ),
+        (
+            lambda c: [c["families"][name].pop("dt") for name in ("advection_1d", "navier_stokes_2d")],
+            "KeyError: 'dt'; KeyError: 'dt'",
+        ),
         (lambda c: c["families"]["advection_1d"]["num_frames"].pop("valid"), "malformed manifest .*'valid'"),
         (lambda c: c["families"]["advection_1d"]["splits"].update(train=[{"file": "x"}]), "malformed manifest"),
+        (
+            lambda c: c["families"]["advection_1d"]["statistics"]["u"].update(mean={}),
+            "u.mean has 0 entries, expected 1",
+        ),
+        (lambda c: c["families"]["advection_1d"]["statistics"]["u"].pop("std"), "malformed manifest .*'std'"),
         (lambda c: c["families"]["advection_1d"]["statistics"].pop("delta"), "malformed manifest .*'delta'"),
     ],
 )
@@ -82,6 +109,12 @@ def test_a_manifest_cannot_lead_out_of_its_folder(own_shards, file):
     rewrite(own_shards, lambda c: c["families"]["advection_1d"]["splits"]["train"][0].update(file=file))
     with pytest.raises(DataError, match=r"manifest\.json: malformed manifest"):
         load_manifest(own_shards)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(DataError, match=r"manifest\.json: no plain file; name the manifest\.json that tools/shard\.py"):
+        load_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[1, 2]"])

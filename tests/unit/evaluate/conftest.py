@@ -1,6 +1,7 @@
 """Two small families, a reader of them, and modules with a simulator's signature."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,20 +18,29 @@ NUM_FRAMES = 8
 
 
 class Tensors:
-    """Trajectories held in memory, (N, T, C, *X)."""
+    """Trajectories held in memory, (N, T, C, *X), with their masks; a steady family's two frames as a reader gives
+    them."""
 
-    def __init__(self, family, u_ntcx):
-        self.family, self.u_ntcx = family, u_ntcx
+    def __init__(self, family, u_ntcx, mask_ntcx=None, steady=False):
+        self.family, self.u_ntcx, self.mask_ntcx, self.steady = family, u_ntcx, mask_ntcx, steady
 
     @property
     def num_trajectories(self):
         return len(self.u_ntcx)
 
     def read(self, indices, first_frames, num_frames):
-        windows = [self.u_ntcx[i, f : f + num_frames] for i, f in zip(indices, first_frames, strict=True)]
+        frames = [
+            [0] * (num_frames - 1) + [1] if self.steady else list(range(first, first + num_frames))
+            for first in first_frames
+        ]
+        u, mask = (
+            None if of is None else torch.stack([of[i][window] for i, window in zip(indices, frames, strict=True)])
+            for of in (self.u_ntcx, self.mask_ntcx)
+        )
         size = len(indices)
         keys = tuple(f"{self.family}-{i:06d}" for i in indices)
-        return FieldBatch(self.family, torch.stack(windows), torch.zeros(size, 1), torch.full((size,), 0.1), keys)
+        dt = torch.full((size, num_frames - 1), math.nan if self.steady else 0.1)
+        return FieldBatch(self.family, u, torch.zeros(size, 1), dt, keys, mask)
 
 
 class Persistence(nn.Module):
@@ -38,23 +48,35 @@ class Persistence(nn.Module):
 
     context_frames = 2
 
-    def forward(self, context_btcx, family, parameters_bp, dt_b, horizon):
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
         return context_btcx[:, -1:].repeat(1, horizon, *[1] * (context_btcx.dim() - 2))
 
 
 class Linear(Persistence):
     """Goes on with the last change, half of it: better than persistence on slow waves."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_b, horizon):
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
         steps = torch.arange(1, horizon + 1).reshape(1, -1, *[1] * (context_btcx.dim() - 2))
         return context_btcx[:, -1:] + 0.5 * steps * (context_btcx[:, -1:] - context_btcx[:, -2:-1])
+
+
+class Halfway(Persistence):
+    """Goes half of the way from nothing to the solution of a steady family; elsewhere as `Linear`."""
+
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
+        if family != "darcy_2d":
+            return Linear.forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx)
+        assert horizon == 1
+        assert dt_bt.isnan().all()
+        given = context_btcx[:, -1:]
+        return torch.stack([given[:, :, 0], (given[:, :, 0] + 1) / 2], dim=2)
 
 
 class Diverging(Linear):
     """NaN from the third step on, for the waves that start high, and infinite once."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_b, horizon):
-        u = super().forward(context_btcx, family, parameters_bp, dt_b, horizon)
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
+        u = super().forward(context_btcx, family, parameters_bp, dt_bt, horizon)
         if family == "advection_1d":
             u[1:, 2:] = math.nan
             u[0, 3:] = math.inf
@@ -72,6 +94,7 @@ def make_spec(name, fields, grid, kind):
         boundaries=((kind, kind),) * len(grid),
         u_rms=(1.0,) * len(fields),
         delta_rms=(0.1,) * len(fields),
+        dt=0.1,
     )
 
 
@@ -84,17 +107,45 @@ def two_families(num=5):
     return {
         "advection_1d": TestSet(
             make_spec("advection_1d", ("u",), (16,), "periodic"),
-            0.1,
             NUM_FRAMES,
             Tensors("advection_1d", torch.stack(waves)[:, :, None]),
         ),
         "reaction_diffusion_2d": TestSet(
             make_spec("reaction_diffusion_2d", ("activator", "inhibitor"), (8, 8), "neumann"),
-            0.1,
             NUM_FRAMES,
             Tensors("reaction_diffusion_2d", torch.stack([torch.stack(growing)] * 3)),
         ),
     }
+
+
+def other_kinds(num=4):
+    """A masked family with a static field and irregular times, and a steady one."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(8) / 8
+    plane = torch.sin(2 * math.pi * (y[:, None] + y[None, :])) + 0.5
+    ocean = torch.stack([torch.stack([plane * (1 + 0.05 * k), plane.T**2]) for k in range(NUM_FRAMES)])
+    ocean = ocean * (1 + torch.rand(num, 1, 1, 1, 1, generator=generator))
+    mask = torch.ones_like(ocean, dtype=torch.bool)
+    mask[..., :3, :2] = False
+    given = torch.rand(num, 8, 8, generator=generator)
+    solution = given + 1
+    frames = torch.stack([torch.stack([given, 0 * given], 1), torch.stack([given, solution], 1)], 1)
+    ocean_spec = replace(make_spec("ocean", ("sst", "depth"), (8, 8), "wall"), static=("depth",), masked=True)
+    steady_spec = replace(
+        make_spec("darcy_2d", ("permeability", "u"), (8, 8), "dirichlet"),
+        static=("permeability",),
+        steady=True,
+        dt=math.nan,
+    )
+    return {
+        "ocean": TestSet(ocean_spec, NUM_FRAMES, Tensors("ocean", torch.where(mask, ocean, 0.4), mask), regular=False),
+        "darcy_2d": TestSet(steady_spec, 2, Tensors("darcy_2d", frames, steady=True)),
+    }
+
+
+@pytest.fixture
+def kinds():
+    return other_kinds()
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +165,7 @@ def tests():
 
 @pytest.fixture(scope="session")
 def models():
-    return SimpleNamespace(persistence=Persistence(), linear=Linear(), diverging=Diverging())
+    return SimpleNamespace(persistence=Persistence(), linear=Linear(), diverging=Diverging(), halfway=Halfway())
 
 
 @pytest.fixture(scope="session")

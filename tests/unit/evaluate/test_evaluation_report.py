@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
 from ups_scale.evaluate import pictures, report
 from ups_scale.evaluate.run import evaluate_and_write
+from ups_scale.evaluate.suite import Example
+from ups_scale.physics.families import FamilySpec
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
+NUMBERS = ((1.0,), (0.1,), 0.1)  # u_rms, delta_rms, dt
 RECIPE = {"run": {"name": "t"}, "model": {"width": 8}, "description": "a <small> recipe"}
 
 
@@ -65,6 +69,37 @@ def test_divergence_is_legal_json_and_loud(tmp_path, models, tests, subject, acc
     assert "3 of 4 gates passed" in html
     assert "Diverged" in html
     assert 'class="failed"' in html
+
+
+def test_masked_static_irregular_and_steady_families_are_reported(tmp_path, models, kinds, subject, accelerator):
+    out = tmp_path / "small"
+    run(out, models.halfway, kinds, subject, accelerator)
+    content = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
+    assert content["data"]["darcy_2d"]["dt_s"] is None
+    assert content["data"]["ocean"]["regular"] is False
+    lines = report.text_table(content).splitlines()
+    assert [line.split()[:2] for line in lines[2:-1]] == [["ocean", "1"], ["ocean", "4"], ["darcy_2d", "1"]]
+    html = (out / "report.html").read_text()
+    assert "dt 0.1 s (the median; times are irregular)" in html
+    assert "grid 8 x 8, steady," in html
+    assert "-div(permeability grad(u)) = beta" in html
+    assert html.count("No power spectrum: some points have no value") == 1
+    # Growth of both and one spectrum; three rollouts each, of the one predicted field.
+    assert html.count('src="data:image/png;base64,') == 3 + 2 * 3
+
+
+@pytest.mark.parametrize("grid", [(16,), (8, 8)])
+def test_masked_points_are_blank_in_pictures(grid):
+    truth = np.linspace(-1, 1, 4 * 16 if len(grid) == 1 else 4 * 64, dtype=np.float32).reshape(4, 1, *grid)
+    spec = FamilySpec("f", ("u",), ("1",), (), grid, ((0.0, 1.0),) * len(grid), (("wall",) * 2,) * len(grid), *NUMBERS)
+    hidden = truth.copy()
+    hidden[..., :4] = np.nan
+    png = pictures.rollout(Example("good", "k", 0.1, hidden, hidden), 0, spec, (1, 4))
+    assert png != pictures.rollout(Example("good", "k", 0.1, truth, truth), 0, spec, (1, 4))
+    assert pictures._scale(hidden)["vmax"] == 1
+    nothing = np.full_like(truth, np.nan)
+    assert pictures.rollout(Example("good", "k", 0.1, nothing, nothing), 0, spec, (1, 4))[1:4] == b"PNG"
 
 
 def test_page_is_self_contained(good):

@@ -29,7 +29,8 @@ def checkpoint(tmp_path, monkeypatch, models, tests):
     (folder / "manifest.json").write_text('{"format": 1}')
 
     families = {
-        name: SimpleNamespace(spec=test.spec, dt=test.dt, num_frames=test.num_frames) for name, test in tests.items()
+        name: SimpleNamespace(spec=test.spec, regular=True, num_frames={"train": 24, "test": test.num_frames})
+        for name, test in tests.items()
     }
     manifest = SimpleNamespace(path=Path("data/manifest.json"), digest="cd" * 32, families=families)
     models.linear.specs = {name: test.spec for name, test in tests.items()}

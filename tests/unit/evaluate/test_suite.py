@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,7 +83,7 @@ def test_divergence_is_counted_and_fails_its_gates(models, tests, accelerator):
 
 def test_gates_use_the_zero_predictor_where_persistence_is_worse():
     table = {"f": {"model": {"nrmse@1": 1.2, "non_finite@1": 0}, "persistence": {"nrmse@1": 1.5}}}
-    (gate,) = persistence_gates(table, [1])
+    (gate,) = persistence_gates(table)
     assert gate == {
         "name": "persistence",
         "family": "f",
@@ -97,12 +98,12 @@ def test_examples_are_good_median_and_worst_by_rank(models, tests, accelerator):
     found = evaluate(models.linear, tests, HORIZONS, accelerator)
     ranking = found.ranking["advection_1d"]
     assert ranking == [0, 1, 2, 3, 4]  # the later waves are the faster ones
-    shown = examples(models.linear, tests["advection_1d"], ranking, 4, accelerator.device)
+    shown = examples(models.linear, tests["advection_1d"], ranking, HORIZONS, accelerator.device)
     assert [example.label for example in shown] == ["good", "median", "worst"]
     assert [example.key[-1] for example in shown] == ["0", "2", "4"]
     assert shown[0].nrmse < shown[2].nrmse
     assert shown[0].truth_hcx.shape == shown[0].pred_hcx.shape == (4, 1, 16)
-    assert len(examples(models.linear, tests["advection_1d"], [3], 4, accelerator.device)) == 1
+    assert len(examples(models.linear, tests["advection_1d"], [3], HORIZONS, accelerator.device)) == 1
 
 
 def test_damaged_truth_is_named(models, tests, accelerator):
@@ -116,7 +117,7 @@ def test_every_reason_not_to_evaluate_is_listed(tests):
     tests["kdv_1d"] = replace(tests["advection_1d"], spec=replace(known["advection_1d"], name="kdv_1d"))
     known["reaction_diffusion_2d"] = replace(known["reaction_diffusion_2d"], fields=("u", "v"))
     with pytest.raises(DataError) as caught:
-        check_tests(tests, known, context=2, horizon=16)
+        check_tests(tests, known, context=2, horizons=(4, 16))
     text = str(caught.value)
     assert "the model does not know the families kdv_1d; it knows advection_1d, reaction_diffusion_2d" in text
     assert "the data's fields are (activator, inhibitor), the model was trained with (u, v)" in text
@@ -126,4 +127,74 @@ def test_every_reason_not_to_evaluate_is_listed(tests):
 def test_an_empty_split_is_refused(tests):
     tests["advection_1d"].trajectories.u_ntcx = torch.zeros(0, 8, 1, 16)
     with pytest.raises(DataError, match="advection_1d: the split has no trajectories"):
-        check_tests(tests, specs(tests), context=2, horizon=4)
+        check_tests(tests, specs(tests), context=2, horizons=(4,))
+
+
+def test_a_steady_family_is_evaluated_at_its_one_step(models, kinds, accelerator):
+    found = evaluate(models.halfway, kinds, (4,), accelerator)
+    table = found.families["darcy_2d"]
+    assert table["model"]["nrmse@1"] == pytest.approx(0.5, rel=1e-6)  # of the solution; the given field is right
+    assert table["persistence"]["nrmse@1"] == 1
+    assert set(table["fields"]) == {"u"}
+    assert not any(name.endswith("@4") for name in table["model"])
+    assert [(gate["family"], gate["horizon"]) for gate in found.gates] == [("ocean", 4), ("darcy_2d", 1)]
+    assert found.efficiency["darcy_2d"]["steps"] == 1
+    assert len(found.growth["darcy_2d"]["model"]["mean"]) == 1
+    assert math.isnan(found.data["darcy_2d"]["dt_s"])
+    (example, *_) = examples(models.halfway, kinds["darcy_2d"], found.ranking["darcy_2d"], (4,), accelerator.device)
+    assert example.truth_hcx.shape == (1, 2, 8, 8)
+    assert example.nrmse == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("garbage", [1e30, math.nan])
+def test_masked_points_change_no_figure(models, kinds, accelerator, garbage):
+    expected = evaluate(models.linear, {"ocean": kinds["ocean"]}, HORIZONS, accelerator)
+    data = kinds["ocean"].trajectories
+    data.u_ntcx = torch.where(data.mask_ntcx, data.u_ntcx, garbage)
+    found = evaluate(models.linear, {"ocean": kinds["ocean"]}, HORIZONS, accelerator)
+    assert found.families == expected.families
+    assert found.growth == expected.growth
+    assert found.families["ocean"]["model"]["non_finite@4"] == 0
+    assert found.data["ocean"]["regular"] is False
+    assert found.data["ocean"]["no_value@4"] == 0
+    assert found.spectra["ocean"] == {}
+    assert set(found.families["ocean"]["fields"]) == {"sst"}
+    (example, *_) = examples(models.linear, kinds["ocean"], found.ranking["ocean"], HORIZONS, accelerator.device)
+    assert np.isnan(example.truth_hcx[..., :3, :2]).all()
+    assert np.isfinite(example.pred_hcx[..., 3:, :]).all()
+    assert example.nrmse == pytest.approx(np.mean(found.growth["ocean"]["model"]["mean"]), rel=1e-5)
+
+
+def test_the_model_is_told_the_mask_of_its_last_frame(models, kinds, accelerator):
+    told = []
+
+    class Listening(type(models.linear)):
+        def forward(self, *given, mask_bcx=None):
+            told.append(mask_bcx)
+            return super().forward(*given)
+
+    kinds["ocean"].trajectories.mask_ntcx[:, 1, 0, 7, 7] = False  # the second of the two given frames
+    evaluate(Listening(), {"ocean": kinds["ocean"]}, HORIZONS, accelerator)
+    assert torch.equal(told[-1], kinds["ocean"].trajectories.mask_ntcx[:, 1])
+
+
+def test_frames_without_a_value_are_counted_and_spoil_no_mean(models, kinds, accelerator):
+    kinds["ocean"].trajectories.mask_ntcx[1, 5] = False  # step 4 of one trajectory
+    kinds["ocean"].trajectories.mask_ntcx[:, 3] = False  # step 2 of all
+    found = evaluate(models.linear, {"ocean": kinds["ocean"]}, HORIZONS, accelerator)
+    assert found.data["ocean"]["no_value@4"] == 1
+    assert found.data["ocean"]["zero_truth@4"] == 0
+    growth = found.growth["ocean"]["model"]
+    assert [math.isfinite(mean) for mean in growth["mean"]] == [True, False, True, True]
+    assert found.families["ocean"]["model"]["nrmse@4"] == pytest.approx(growth["mean"][3], rel=1e-12)
+    assert sorted(found.ranking["ocean"]) == [0, 1, 2, 3]
+
+
+def test_other_kinds_of_the_same_family_are_refused(tests, kinds):
+    known = specs(kinds)
+    kinds["ocean"] = replace(kinds["ocean"], spec=replace(kinds["ocean"].spec, static=(), masked=False, dt=7.0))
+    with pytest.raises(
+        DataError, match=r"ocean: the data's static are \(\), the model was trained with \('depth',\)"
+    ) as of:
+        check_tests(kinds, known, context=2, horizons=(4,))
+    assert str(of.value).count("\n") == 1  # neither the mask nor the time between frames has to be the same

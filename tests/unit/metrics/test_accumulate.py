@@ -21,6 +21,7 @@ SPEC = FamilySpec(
     boundaries=(("neumann", "neumann"),) * 2,
     u_rms=(1.0, 1.0),
     delta_rms=(0.1, 0.1),
+    dt=0.1,
 )
 AT = "reaction_diffusion_2d/{}/{}/{}"
 
@@ -144,3 +145,59 @@ def test_a_batch_split_in_two_gives_the_same_figures(seed, cut):
         rollout_errors(pred[part], truth[part], last[part], SPEC, split, [1, 4])
     assert split.names == whole.names
     torch.testing.assert_close(split.flat(), whole.flat(), rtol=1e-12, atol=1e-12)
+
+
+def test_static_fields_have_no_figures():
+    pred, truth, last = random_rollout(0)
+    whole, alone = Accumulator(), Accumulator()
+    rollout_errors(pred, truth, last, replace(SPEC, static=("a",)), whole, [1, 4])
+    rollout_errors(
+        pred[:, :, 1:], truth[:, :, 1:], last[:, 1:], replace(SPEC, fields=("b",), units=("1",)), alone, [1, 4]
+    )
+    assert whole.figures() == alone.figures()
+    assert not any("/a/" in name for name in whole.names)
+
+
+def test_a_masked_rollout_is_measured_where_there_are_values():
+    pred, truth, last = random_rollout(0)
+    masked = replace(SPEC, masked=True)
+    mask = torch.ones_like(truth, dtype=torch.bool)
+    mask[..., :2, :] = False
+    spoilt, half = Accumulator(), Accumulator()
+    rollout_errors(
+        torch.where(mask, pred, math.nan), torch.where(mask, truth, 1e30), last, masked, spoilt, [1, 4], mask
+    )
+    rollout_errors(pred[..., 2:, :], truth[..., 2:, :], last[..., 2:, :], masked, half, [1, 4])
+    assert spoilt.figures() == pytest.approx(half.figures(), rel=1e-12)
+    assert spoilt.figures()[AT.format("model", "all", "non_finite@4")] == 0
+
+
+def test_frames_without_any_value_are_left_out_and_counted():
+    pred, truth, last = random_rollout(0)
+    mask = torch.ones_like(truth, dtype=torch.bool)
+    mask[0, :, 1] = False  # field b of the first trajectory
+    mask[1] = False  # all of the second
+    found = Accumulator()
+    rollout_errors(pred, torch.where(mask, truth, 0.0), last, replace(SPEC, masked=True), found, [1, 4], mask)
+    figures = found.figures()
+    assert figures[AT.format("model", "all", "no_value@4")] == 3
+    assert figures[AT.format("model", "a", "no_value@4")] == 1
+    assert figures[AT.format("model", "b", "zero_truth@4")] == 0
+    assert figures[AT.format("model", "b", "low_variance@4")] == 0
+    rest = Accumulator()
+    rollout_errors(pred[2:], truth[2:], last[2:], SPEC, rest, [1, 4])
+    expected = rest.figures()
+    for metric in ("nrmse@4", "vrmse@4", "rmse@4", "mae@4", "max_error@4"):
+        name = AT.format("model", "b", metric)
+        assert figures[name] == pytest.approx(expected[name], rel=1e-12)
+    # The joint error of the second trajectory does not exist; the first's is that of its other field.
+    assert math.isfinite(figures[AT.format("model", "all", "rel_l2@4")])
+
+
+def test_names_do_not_depend_on_a_batch_having_a_mask():
+    pred, truth, last = random_rollout(0)
+    masked = replace(SPEC, masked=True)
+    with_mask, without = Accumulator(), Accumulator()
+    rollout_errors(pred, truth, last, masked, with_mask, [1], torch.ones_like(truth, dtype=torch.bool))
+    rollout_errors(pred[:0], truth[:0], last[:0], masked, without, [1])
+    assert with_mask.names == without.names

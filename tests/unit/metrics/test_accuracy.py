@@ -21,7 +21,9 @@ PRED = frames([3.0, 4.0, 1.0, 1.0], [2.0, 2.0, 2.0, 4.0])
 
 def test_values_worked_out_by_hand():
     assert accuracy.squared_error(PRED, TRUTH).tolist() == [[[0.5, 1.0]]]
-    assert accuracy.rmse(PRED, TRUTH).tolist() == [[[math.sqrt(0.5), 1.0]]]
+    torch.testing.assert_close(
+        accuracy.rmse(PRED, TRUTH), torch.tensor([[[math.sqrt(0.5), 1.0]]], dtype=torch.float64), rtol=1e-15, atol=0
+    )
     assert accuracy.mae(PRED, TRUTH).tolist() == [[[0.5, 0.5]]]
     assert accuracy.max_error(PRED, TRUTH).tolist() == [[[1.0, 2.0]]]
     # RMS of the truth: sqrt(25 / 4) = 2.5, and 2.
@@ -89,3 +91,87 @@ def test_trajectories_do_not_see_each_other(seed, cut, grid):
     for metric in (accuracy.nrmse, accuracy.rel_l2, lambda p, y: accuracy.vrmse(p, y)[0], accuracy.max_error):
         parts = torch.cat([metric(pred[:cut], truth[:cut]), metric(pred[cut:], truth[cut:])])
         torch.testing.assert_close(parts, metric(pred, truth), rtol=1e-12, atol=0)
+
+
+# Points without a value hold what must change nothing.
+MASK = torch.tensor([[True, True, True, False], [True, False, False, True]])[None, None]
+MASKED_TRUTH = torch.where(MASK, frames([3.0, 4.0, 0.0, 0.0], [2.0, 0.0, 0.0, 4.0]), math.nan)
+MASKED_PRED = torch.where(MASK, frames([3.0, 5.0, 2.0, 0.0], [2.0, 0.0, 0.0, 8.0]), 1e30)
+
+
+def close(found, row):
+    torch.testing.assert_close(found, torch.tensor([[row]], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_masked_values_worked_out_by_hand():
+    given = MASKED_PRED, MASKED_TRUTH, MASK
+    assert accuracy.num_points(MASKED_TRUTH, MASK).tolist() == [[[3, 2]]]
+    close(accuracy.squared_error(*given), [5 / 3, 8.0])
+    close(accuracy.rmse(*given), [math.sqrt(5 / 3), math.sqrt(8)])
+    close(accuracy.mae(*given), [1.0, 2.0])
+    close(accuracy.max_error(*given), [2.0, 4.0])
+    # mean squares of the truth: 25 / 3, and 20 / 2.
+    close(accuracy.nrmse(*given), [math.sqrt(5 / 25), math.sqrt(8 / 10)])
+    # means 7/3 and 3; unbiased variances (25 - 49/3) / 2 = 13/3, and (1 + 1) / 1 = 2.
+    values, low = accuracy.vrmse(*given)
+    close(values, [math.sqrt(5 / 3 / (13 / 3 + 1e-7)), math.sqrt(8 / (2 + 1e-7))])
+    assert not low.any()
+    # over both fields: (5 + 16) / (25 + 20).
+    torch.testing.assert_close(accuracy.rel_l2(*given), torch.tensor([[math.sqrt(21 / 45)]], dtype=torch.float64))
+    assert not accuracy.non_finite(MASKED_TRUTH, MASK).any()
+    assert accuracy.non_finite(MASKED_TRUTH).all()
+
+
+def test_zero_truth_is_told_by_the_points_that_have_a_value():
+    truth = frames([0.0, 0.0, 0.0, 7.0], [0.0, 7.0, math.nan, 1.0])
+    assert accuracy.truth_is_zero(truth, MASK).tolist() == [[[True, False]]]
+
+
+def test_one_point_has_no_variance_and_none_no_error():
+    mask = torch.tensor([[True, False, False, False], [False] * 4])[None, None]
+    values, low = accuracy.vrmse(PRED, TRUTH, mask)
+    assert values.isnan().all()
+    assert not low.any()
+    assert accuracy.nrmse(PRED, TRUTH, mask).isnan().tolist() == [[[False, True]]]
+
+
+METRICS = {
+    "squared_error": accuracy.squared_error,
+    "mae": accuracy.mae,
+    "max_error": accuracy.max_error,
+    "nrmse": accuracy.nrmse,
+    "vrmse": lambda *given: accuracy.vrmse(*given)[0],
+    "rel_l2": accuracy.rel_l2,
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("garbage", [1e30, math.nan, math.inf])
+def test_what_stands_at_a_masked_point_changes_nothing(name, garbage):
+    generator = torch.Generator().manual_seed(2)
+    truth, pred = torch.randn(2, 3, 2, 2, 5, 6, generator=generator)
+    mask = torch.rand(truth.shape, generator=generator) > 0.4  # changes with time
+    expected = METRICS[name](pred, truth, mask)
+    assert expected.isfinite().all()
+    spoilt = METRICS[name](torch.where(mask, pred, garbage), torch.where(mask, truth, -garbage), mask)
+    assert torch.equal(spoilt, expected)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_mask_that_hides_nothing_is_no_mask(name):
+    truth, pred = torch.randn(2, 3, 2, 2, 5, 6, generator=torch.Generator().manual_seed(3))
+    full = torch.ones_like(truth, dtype=torch.bool)
+    torch.testing.assert_close(
+        METRICS[name](pred, truth, full), METRICS[name](pred, truth), rtol=1e-13, atol=0, msg=name
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_mask_is_the_same_as_leaving_the_points_out(name):
+    truth, pred = torch.randn(2, 3, 2, 2, 12, generator=torch.Generator().manual_seed(4))
+    kept = torch.tensor([0, 2, 3, 7, 11])
+    mask = torch.zeros_like(truth, dtype=torch.bool)
+    mask[..., kept] = True
+    torch.testing.assert_close(
+        METRICS[name](pred, truth, mask), METRICS[name](pred[..., kept], truth[..., kept]), rtol=1e-12, atol=0
+    )

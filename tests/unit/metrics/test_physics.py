@@ -20,6 +20,7 @@ def spec(grid, extents, kind="periodic", name="burgers_1d"):
         boundaries=((kind, kind),) * len(grid),
         u_rms=(1.0,),
         delta_rms=(0.1,),
+        dt=0.1,
     )
 
 

@@ -151,7 +151,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path) -> None:
         Simulator.from_pretrained(tmp_path)
     description = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**description, "format": 7}))
-    with pytest.raises(CheckpointError, match="format 7, expected 1"):
+    with pytest.raises(CheckpointError, match="format 7, expected 2"):
         Simulator.from_pretrained(tmp_path)
 
 

@@ -49,6 +49,85 @@ def test_noise_scales_with_each_field_and_stays_under_its_bound() -> None:
     assert add_noise(u, 0.0) is u
 
 
+def test_masked_loss_by_hand() -> None:
+    truth = torch.tensor([[3.0, 4.0, 0.0], [0.0, 2.0, 0.0]]).reshape(1, 1, 2, 3)
+    pred = torch.tensor([[3.0, 5.0, 9.0], [9.0, 1.0, 9.0]]).reshape(1, 1, 2, 3)
+    mask = torch.tensor([[True, True, False], [False, True, False]]).reshape(1, 1, 2, 3)
+    assert nrmse_loss(pred, truth, torch.zeros(2), mask).item() == pytest.approx((1 / 5 + 1 / 2) / 2, rel=1e-5)
+
+
+def test_frames_without_a_value_are_left_out_of_the_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, truth = torch.randn(2, 3, 2, 2, 4, 4, generator=generator)
+    mask = torch.ones_like(truth, dtype=torch.bool)
+    mask[0, 1] = False
+    mask[2] = False
+    kept = [nrmse_loss(pred[0, :1][None], truth[0, :1][None], torch.zeros(2)), nrmse_loss(pred[1:2], truth[1:2], NEVER)]
+    expected = (kept[0] + 2 * kept[1]) / 3
+    assert nrmse_loss(pred, truth, torch.zeros(2), mask).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert nrmse_loss(pred, truth, torch.zeros(2), torch.zeros_like(mask)).item() == 0
+
+
+@pytest.mark.parametrize("garbage", [1e30, float("nan")])
+def test_a_masked_point_changes_neither_loss_nor_gradient(garbage: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, pred = torch.randn(2, 2, 2, 1, 8, generator=generator)
+    mask = torch.rand(truth.shape, generator=generator) > 0.3
+    found = []
+    for fill in (0.0, garbage):
+        given = torch.where(mask, pred, fill).requires_grad_()
+        loss = nrmse_loss(given, torch.where(mask, truth, fill), NEVER, mask)
+        loss.backward()
+        found.append((loss.detach(), given.grad))
+        assert not given.grad[~mask].any()
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_a_mask_that_hides_nothing_is_no_mask() -> None:
+    truth, pred = torch.randn(2, 2, 2, 3, 8, 4, generator=torch.Generator().manual_seed(0))
+    full = torch.ones_like(truth, dtype=torch.bool)
+    least = torch.zeros(3)
+    torch.testing.assert_close(nrmse_loss(pred, truth, least, full), nrmse_loss(pred, truth, least), rtol=1e-6, atol=0)
+    torch.manual_seed(0)
+    noisy = add_noise(truth, 0.1)
+    torch.manual_seed(0)
+    torch.testing.assert_close(add_noise(truth, 0.1, full, dynamic=(0, 1, 2)), noisy, rtol=1e-6, atol=1e-7)
+
+
+def test_static_fields_are_no_part_of_the_loss() -> None:
+    truth, pred = torch.randn(2, 2, 2, 3, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(truth.shape, generator=torch.Generator().manual_seed(1)) > 0.3
+    least = torch.tensor([0.0, 0.1, 9.0])
+    for seen in (None, mask):
+        part = None if seen is None else seen[:, :, [0, 2]]
+        alone = nrmse_loss(pred[:, :, [0, 2]], truth[:, :, [0, 2]], least[[0, 2]], part)
+        assert torch.equal(nrmse_loss(pred, truth, least, seen, dynamic=(0, 2)), alone)
+
+
+def test_no_noise_where_nothing_is_predicted() -> None:
+    u = torch.randn(4, 2, 3, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(u.shape, generator=torch.Generator().manual_seed(1)) > 0.3
+    torch.manual_seed(0)
+    noise = add_noise(u, 0.1, mask, dynamic=(0, 2)) - u
+    assert not noise[~mask].any()
+    assert not noise[:, :, 1].any()
+    assert noise[:, :, [0, 2]][mask[:, :, [0, 2]]].all()
+
+
+def test_noise_is_measured_by_the_points_that_have_a_value() -> None:
+    u = torch.ones(200, 1, 1, 64)
+    mask = torch.ones_like(u, dtype=torch.bool)
+    mask[..., 32:] = False
+    torch.manual_seed(0)
+    small = add_noise(torch.where(mask, u, 0.0), 0.1, mask) - torch.where(mask, u, 0.0)
+    torch.manual_seed(0)
+    garbage = add_noise(torch.where(mask, u, 1e6), 0.1, mask) - torch.where(mask, u, 1e6)
+    assert torch.equal(small, garbage)
+    # sigma is uniform in [0, 0.1]: its mean square is 0.01 / 3.
+    assert small[mask].square().mean().item() == pytest.approx(0.01 / 3, rel=0.2)
+
+
 @pytest.mark.parametrize(("step", "horizon"), [(0, 4), (1999, 4), (2000, 8), (5999, 16), (6000, 32), (10**6, 32)])
 def test_the_horizon_grows_on_the_exact_step(step: int, horizon: int) -> None:
     assert horizon_at(step, [4, 8, 16, 32], 2000) == horizon

@@ -76,7 +76,7 @@ def test_a_resumed_run_drops_the_lines_it_will_do_again(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 10]
 
 
-@pytest.mark.parametrize("grid", [(32,), (16, 8)])
+@pytest.mark.parametrize("grid", [(32,), (16, 8), (8, 6, 4)])
 def test_the_picture_shows_the_error(grid: tuple[int, ...]) -> None:
     truth = torch.randn(10, *grid, generator=torch.Generator().manual_seed(0))
     same, other = comparison(truth, truth), comparison(truth + torch.linspace(0, 1, grid[-1]), truth)

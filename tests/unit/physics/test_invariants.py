@@ -18,6 +18,7 @@ SPEC = FamilySpec(
     boundaries=(("periodic", "periodic"),),
     u_rms=(1.0,),
     delta_rms=(0.1,),
+    dt=0.1,
 )
 
 

@@ -77,21 +77,39 @@ def windows() -> Callable[..., Recipe]:
 
 
 def test_windows_that_fit_the_data(windows: Callable[..., Recipe]) -> None:
-    rules.check_data(windows(2, [4, 8], [1]), {"burgers": 10, "darcy": 11})
-    rules.check_data(windows(1, [1], [1, 16], every=0), {"burgers": 2})
+    rules.check_data(windows(2, [4, 8], [1]), {"burgers": {"train": 10}, "advection": {"train": 11, "valid": 3}})
+    rules.check_data(windows(1, [1], [1, 16], every=0), {"burgers": {"train": 2, "valid": 2}})
+
+
+def test_each_split_has_room_for_its_own_horizons(windows: Callable[..., Recipe]) -> None:
+    """A long trajectory is split in time: its train split is longer than the others."""
+    recipe = windows(1, [1, 16], [1, 4])
+    rules.check_data(recipe, {"cylinder": {"train": 17, "valid": 5, "test": 2}, "ood_only": {"test": 1, "valid": 1}})
+    with pytest.raises(RecipeError) as caught:
+        rules.check_data(recipe, {"cylinder": {"train": 16, "valid": 4}})
+    text = str(caught.value)
+    assert "2 problems" in text
+    assert (
+        'curriculum.horizons: a window of 1 context + 16 predicted frames = 17 does not fit family "cylinder"' in text
+    )
+    assert "which has 16 frames per trajectory in its train split; the longest horizon that fits is 15" in text
+    assert "which has 4 frames per trajectory in its valid split; the longest horizon that fits is 3" in text
 
 
 def test_windows_that_do_not_fit_name_every_family(windows: Callable[..., Recipe]) -> None:
+    data = {name: {"train": n, "valid": n} for name, n in (("wave", 18), ("burgers", 9), ("heat", 1))}
     with pytest.raises(RecipeError) as caught:
-        rules.check_data(windows(2, [4, 8], [1, 16]), {"wave": 18, "burgers": 9, "heat": 1})
+        rules.check_data(windows(2, [4, 8], [1, 16]), data)
     assert str(caught.value).splitlines() == [
         "recipe fit on data/demo/manifest.json: 4 problems",
         '  curriculum.horizons: a window of 2 context + 8 predicted frames = 10 does not fit family "burgers", '
-        "which has 9 frames per trajectory; the longest horizon that fits is 7",
+        "which has 9 frames per trajectory in its train split; the longest horizon that fits is 7",
         '  curriculum.horizons: a window of 2 context + 8 predicted frames = 10 does not fit family "heat", '
-        "which has 1 frames per trajectory; the longest horizon that fits is 0",
+        "which has 1 frame per trajectory in its train split; none fits: lower model.context_frames, or leave the "
+        "family out of data.manifest",
         '  evaluate.horizons: a window of 2 context + 16 predicted frames = 18 does not fit family "burgers", '
-        "which has 9 frames per trajectory; the longest horizon that fits is 7",
+        "which has 9 frames per trajectory in its valid split; the longest horizon that fits is 7",
         '  evaluate.horizons: a window of 2 context + 16 predicted frames = 18 does not fit family "heat", '
-        "which has 1 frames per trajectory; the longest horizon that fits is 0",
+        "which has 1 frame per trajectory in its valid split; none fits: lower model.context_frames, or leave the "
+        "family out of data.manifest",
     ]

@@ -1,0 +1,60 @@
+"""Validation during training on the kinds of data that differ: masks, static fields, one step only."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_models import FORCED, STEADY, make
+
+from ups_scale.data.batch import FieldBatch
+from ups_scale.distributed import Ranks
+from ups_scale.metrics import accuracy
+from ups_scale.train.validation import validate
+
+
+class Reader:
+    """Trajectories of noise; a masked family's have land at the first points."""
+
+    def __init__(self, spec):
+        self.data, self.num_trajectories = SimpleNamespace(spec=spec), 3
+        self.num_frames = None
+
+    def read(self, indices, first_frames, num_frames):
+        spec, self.num_frames = self.data.spec, num_frames
+        size = len(indices)
+        u = torch.randn(size, num_frames, len(spec.fields), *spec.grid, generator=torch.Generator().manual_seed(0))
+        mask = None
+        if spec.masked:
+            mask = torch.ones_like(u, dtype=torch.bool)
+            mask[..., :2] = False
+            u[:, 1:, ..., :2] = 1e6
+        dt = torch.full((size, num_frames - 1), spec.dt)
+        return FieldBatch(spec.name, u, torch.zeros(size, len(spec.parameters)), dt, ("k",) * size, mask)
+
+
+def test_every_kind_of_family_is_validated() -> None:
+    model = make(trained=True, specs=[FORCED, STEADY]).eval()
+    engine = SimpleNamespace(forward=model, train=model.train, averaged=nullcontext)
+    readers = {spec.name: Reader(spec) for spec in (FORCED, STEADY)}
+    found = validate(
+        engine, readers, Ranks(0, 1, 0, torch.device("cpu"), None), trajectories=2, horizons=(2, 4), context_frames=1
+    )
+    assert readers["darcy_2d"].num_frames == 2
+    steps = {name: {key.partition("@")[2] for key in found.figures if key.startswith(name)} for name in readers}
+    assert steps == {"incompressible_ns_2d": {"2", "4"}, "darcy_2d": {"1"}}
+
+    batch = Reader(FORCED).read([0, 1], [0, 0], 5)
+    expected = model.eval()(
+        batch.u_btcx[:, :1], FORCED.name, batch.parameters_bp, batch.dt_bt, 4, mask_bcx=batch.mask_btcx[:, 0]
+    )
+    for k in (2, 4):
+        velocity = expected[:, k - 1 : k, :1], batch.u_btcx[:, k : k + 1, :1]
+        nrmse = accuracy.nrmse(velocity[0][..., 2:], velocity[1][..., 2:]).mean().item()
+        assert found.figures[f"incompressible_ns_2d/model/nrmse@{k}"] == pytest.approx(nrmse, rel=1e-6)
+    predicted, truth = found.rollouts["incompressible_ns_2d"]
+    assert predicted.shape == truth.shape == (4, 2, 16, 8)
+    assert predicted[..., :2].isnan().all()
+    assert torch.equal(predicted[..., 2:], expected.detach()[0, ..., 2:])

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Measures how fast the parts are, beside other people's, on made-up input of a fixed shape.
+
+`data` reads windows of 8 of 21 frames, float32 (4, 64, 64), every frame verified: against copies of memory, h5py,
+WebDataset, and The Well's and MosaicML's loaders where they are installed (pip install ups_scale[bench]).
+
+Example:
+    tools/bench.py data
+    tools/bench.py data --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+# Before numpy and torch: their threads would take turns with the readers' on the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from ups_scale.errors import run_command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    data = commands.add_parser("data", help="reading windows out of shards, planning, resuming, sharding")
+    data.add_argument("--json", action="store_true", help="print the figures as JSON")
+    data.add_argument("--rounds", type=int, default=9, help="how often each method has its turn (default 9)")
+    data.add_argument("--threads", type=int, default=2, help="reading threads of the stream (default 2, as recipes)")
+    data.add_argument("--folder", type=Path, help="where a temporary folder of about 1.5 GB is made")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.threads < 0:
+        parser.error("--rounds must be at least 1 and --threads at least 0")
+
+    from ups_scale.bench.data import Settings, measure
+    from ups_scale.bench.table import render
+
+    settings = Settings(rounds=arguments.rounds, threads=arguments.threads)
+    measured = measure(settings, arguments.folder, lambda text: print(f"{text} ...", file=sys.stderr))
+    print(json.dumps(measured.as_json(), indent=1) if arguments.json else render(measured))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,28 @@
+"""Arrays kept in memory: whole ones of formats that can't be read in parts, blocks of others."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+# Arrays are kept up to this together, and in any case the one read last.
+KEPT_BYTES = 512 * 1024**2
+
+
+class Kept:
+    """The arrays read last, by name (or place); those read longest ago go first."""
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def get(self, name: Hashable, num_bytes: int, load: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array `name` of `num_bytes`, from `load` where it isn't kept. Others make room before it is loaded."""
+        if name not in self._arrays:
+            while self._arrays and num_bytes + sum(kept.nbytes for kept in self._arrays.values()) > self.max_bytes:
+                self._arrays.popitem(last=False)
+            self._arrays[name] = load()
+        self._arrays.move_to_end(name)
+        return self._arrays[name]

@@ -1,0 +1,110 @@
+"""Reads frames of fields whose arrays, axes and fill values a mapping states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ups_scale.data.layouts.blocks import KEPT_BYTES, Blocks
+from ups_scale.data.layouts.containers import Container, open_container
+from ups_scale.data.source import Frames
+from ups_scale.errors import DataError
+
+
+@dataclass(frozen=True)
+class MappedField:
+    """Where a field lies.
+
+    Attributes:
+        array: its array.
+        axes: a letter for each axis of the array: n trajectory, t time, x y z space, p point, others with an index.
+        index: letter -> position taken.
+        static: has one frame.
+        fill: number in the array that stands for no value.
+        suspects: numbers that the file declares to be no values, but the mapping doesn't.
+        scale, offset: value = scale x number + offset.
+    """
+
+    array: str
+    axes: tuple[str, ...]
+    index: Mapping[str, int]
+    static: bool = False
+    fill: float | None = None
+    suspects: tuple[float, ...] = ()
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class MappedContents:
+    """How an input is read by a mapping.
+
+    Attributes:
+        path: of the input.
+        fields: in the source's order.
+        axes: letters of the grid's axes, in its order.
+        grid: their sizes.
+        flipped: letters of axes that decrease in the file.
+        steady: frame 0 holds zeros in the fields that aren't static, frame 1 the solution.
+    """
+
+    path: Path
+    fields: tuple[MappedField, ...]
+    axes: tuple[str, ...]
+    grid: tuple[int, ...]
+    flipped: frozenset[str] = frozenset()
+    steady: bool = False
+
+    @contextmanager
+    def open(self) -> Iterator[Frames]:
+        with open_container(self.path) as container:
+            blocks = [self._blocks(container, field) for field in self.fields]
+            yield lambda field, trajectory, frames: self._read(blocks[field], self.fields[field], trajectory, frames)
+
+    def _blocks(self, container: Container, field: MappedField) -> Blocks:
+        axes = [field.index.get(letter, letter if letter in ("n", "t") else None) for letter in field.axes]
+        return Blocks(container, field.array, axes, KEPT_BYTES // len(self.fields))
+
+    def _read(self, blocks: Blocks, field: MappedField, trajectory: int, frames: range) -> np.ndarray:
+        """(len(frames), *grid)."""
+        if self.steady and not field.static:
+            solution = self._slab(blocks, field, trajectory, range(1))
+            both = np.concatenate([np.zeros_like(solution), solution])
+            return both[frames.start : frames.stop : frames.step]
+        return self._slab(blocks, field, trajectory, frames)
+
+    def _slab(self, blocks: Blocks, field: MappedField, trajectory: int, frames: range) -> np.ndarray:
+        stored = blocks.read(trajectory, frames)
+        left = [letter for letter in field.axes if letter != "n" and letter not in field.index]
+        wanted = [letter for letter in ("t", *self.axes) if letter in left]
+        values = stored.transpose([left.index(letter) for letter in wanted])
+        flips = tuple(slice(None, None, -1 if letter in self.flipped else 1) for letter in wanted)
+        values = self._values(field, values[flips], trajectory, frames)
+        whole = tuple(slice(None) if letter in left else None for letter in ("t", *self.axes))
+        return np.broadcast_to(values[whole], (len(frames), *self.grid))
+
+    def _values(self, field: MappedField, stored: np.ndarray, trajectory: int, frames: range) -> np.ndarray:
+        """The numbers as values: floating point, scaled, NaN where there is none."""
+        for suspect in field.suspects:
+            if (stored == _as_stored(suspect, stored.dtype)).any():
+                raise DataError(
+                    f"{self.path}: {field.array} declares {suspect:g} to be no value (_FillValue or missing_value) "
+                    f"and has it in trajectory {trajectory}, frames {frames.start} to {frames.stop - 1}. Write "
+                    f'"mask": "fill" and the field\'s "fill": {suspect!r}, or "fill": null if it is a value'
+                )
+        values = stored if stored.dtype.kind == "f" else stored.astype(np.float64)
+        if field.scale != 1 or field.offset != 0:
+            values = values.astype(np.float64) * field.scale + field.offset
+        if field.fill is not None:
+            values = np.where(stored == _as_stored(field.fill, stored.dtype), np.nan, values)
+        return values
+
+
+def _as_stored(value: float, dtype: np.dtype) -> np.generic | float:
+    """`value` as an array of this dtype has it: 1e20 in float32 isn't 1e20 in float64."""
+    with np.errstate(over="ignore"):
+        return dtype.type(value) if dtype.kind == "f" else value

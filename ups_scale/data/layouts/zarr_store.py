@@ -1,0 +1,155 @@
+"""Zarr groups (formats 2 and 3, in a folder) as containers."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ups_scale.data.layouts.containers import (
+    MAX_ARRAY_BYTES,
+    Array,
+    Slab,
+    is_real,
+    native,
+    no_such_array,
+    num_values,
+    numbers,
+    reads,
+)
+from ups_scale.errors import DataError
+
+MAX_DEPTH = 4
+CRC_BYTES = 4
+BLOSC_HEADER = struct.Struct("<4xI4xI")
+MAX_ARRAYS = 10_000
+# What chunks may be packed with. Not "pickle" above all: numcodecs would unpickle what a stranger wrote.
+CODECS = frozenset(
+    (
+        *("bytes", "transpose", "sharding_indexed", "shuffle", "delta", "fixedscaleoffset", "quantize", "bitround"),
+        *("packbits", "astype", "blosc", "gzip", "zlib", "zstd", "lz4", "bz2", "lzma"),
+        *("crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"),
+    )
+)
+
+
+@contextmanager
+def open_zarr(path: Path) -> Iterator[Zarr]:
+    """The open group. Raises `DataError`."""
+    try:
+        import zarr
+    except ImportError:
+        raise DataError(
+            f"{path}: Zarr is read with the package zarr; install it: pip install 'ups_scale[zarr]'"
+        ) from None
+    with reads(path, "the group"):
+        group = zarr.open(str(path), mode="r", use_consolidated=False)
+    if not isinstance(group, zarr.Group):
+        raise DataError(f"{path}: a Zarr array without a group; move it into a folder that is a group, for its name")
+    yield Zarr(path, group)
+
+
+class Zarr:
+    """An open Zarr group. A chunk that was never written reads as the array's fill value, as Zarr defines it."""
+
+    def __init__(self, path: Path, group: Any) -> None:
+        self.path = path
+        self.kind = "Zarr"
+        self._nodes: dict[str, Any] = {}
+        self._others: dict[str, str] = {}
+        with reads(path, "the list of arrays"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr warns of files that are none of its own; they are left out
+            members = list(islice(group.members(max_depth=MAX_DEPTH), MAX_ARRAYS + 1))
+        if len(members) > MAX_ARRAYS:
+            raise DataError(f"{path}: more than {MAX_ARRAYS:,} arrays; put what is needed into another group")
+        for name, node in members:
+            if hasattr(node, "dtype"):
+                with reads(path, name):
+                    refusal = _refusal(node)
+                if refusal:
+                    self._others[name] = refusal
+                else:
+                    self._nodes[name] = node
+            else:
+                self._others[name] = "a group"
+
+    def arrays(self) -> tuple[Array, ...]:
+        return tuple(self.array(name) for name in self._nodes)
+
+    def array(self, name: str) -> Array:
+        if name not in self._nodes:
+            raise no_such_array(self.path, name, list(self._nodes), self._others)
+        node = self._nodes[name]
+        chunks = tuple(getattr(node, "shards", None) or node.chunks)
+        return Array(name, tuple(node.shape), np.dtype(node.dtype), chunks, numbers(dict(node.attrs)))
+
+    def read(self, name: str, slab: Slab) -> np.ndarray:
+        self.array(name)
+        node = self._nodes[name]
+        with reads(self.path, name):
+            if "blosc" in _codecs(node.metadata.to_dict()):
+                self._check_blosc(name, node, slab)
+            return native(np.asarray(node[slab]))
+
+    def verify(self, name: str, fill: float | None = None) -> None:
+        """Nothing: Zarr leaves out chunks that are the fill value everywhere, so that missing ones are no error."""
+        self.array(name)
+
+    def _check_blosc(self, name: str, node: Any, slab: Slab) -> None:
+        """Raises a `ValueError` if a chunk that a slab touches is not as long as its header says: numcodecs would read
+        on into other memory."""
+        trailer = CRC_BYTES if list(_codecs(node.metadata.to_dict()))[-1] == "crc32c" else 0
+        axes = zip(slab, node.shape, node.chunks, strict=True)
+        for place in itertools.product(*(_touched(part, size, chunk) for part, size, chunk in axes)):
+            key = node.metadata.encode_chunk_key(place)
+            try:
+                data = (self.path / name / key).open("rb")
+            except FileNotFoundError:
+                continue
+            with data:
+                head = data.read(BLOSC_HEADER.size)
+                found = data.seek(0, 2) - trailer
+            num_bytes, stated = BLOSC_HEADER.unpack(head)
+            if stated != found or num_bytes > MAX_ARRAY_BYTES:
+                raise ValueError(f"chunk {key} states {stated:,} bytes of {num_bytes:,}, and has {found:,}")
+
+
+def _refusal(node: Any) -> str | None:
+    """What a node is, if it is not an array of real numbers that can be read."""
+    if not is_real(np.dtype(node.dtype)):
+        return f"of type {node.dtype}"
+    if 0 in node.shape:
+        return "empty"
+    codec = next((name for name in _codecs(node.metadata.to_dict()) if name not in CODECS), None)
+    if codec is not None:
+        return f"packed with the codec {codec!r}, which is not trusted (write it with blosc, zstd or gzip)"
+    if getattr(node, "shards", None) and "blosc" in _codecs(node.metadata.to_dict()):
+        return "sharded with blosc inside, which numcodecs reads without looking at its bounds (write it with zstd)"
+    for chunk in (node.chunks, getattr(node, "shards", None)):
+        if chunk and num_values(chunk) * np.dtype(node.dtype).itemsize > MAX_ARRAY_BYTES:
+            return f"stored in chunks of {tuple(chunk)}, too large for memory"
+    return None
+
+
+def _touched(part: int | slice, size: int, chunk: int) -> range:
+    """Numbers of the chunks of an axis that an index touches."""
+    rows = range(size)[part]
+    if isinstance(rows, int):
+        return range(rows // chunk, rows // chunk + 1)
+    return range(rows[0] // chunk, rows[-1] // chunk + 1) if rows else range(0)
+
+
+def _codecs(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """Names of all codecs of an array, those inside of others too."""
+    for key in ("filters", "compressor", "codecs", "index_codecs"):
+        value = metadata.get(key) or ()
+        for codec in (value,) if isinstance(value, Mapping) else value:
+            yield str(codec.get("id", codec.get("name"))).removeprefix("numcodecs.")
+            yield from _codecs(codec.get("configuration") or {})

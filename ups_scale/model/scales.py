@@ -1,0 +1,66 @@
+"""What a family's fields are divided by, and what their predicted change is multiplied by: per sample and field, from
+the context frames alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ups_scale.model.constants import constant
+from ups_scale.physics.families import FamilySpec
+
+# Dimensions: b sample, t context frame, c field, x space axes.
+
+# A field whose RMS is below this share of the training data's is scaled by that share instead, so that a field that
+# happens to be zero divides by something.
+RMS_FLOOR = 1e-3
+TINY = 1e-30  # for a field that is zero in all of the training data
+# Least mean square whose root is taken: the root of zero has no gradient.
+TINY_SQUARE = 1e-36
+
+
+def scales(context_btcx: Tensor, spec: FamilySpec, dt_bt: Tensor, mask_bcx: Tensor | None) -> tuple[Tensor, Tensor]:
+    """RMS of the context frames, and the size to expect of the change to the next frame, each (B, C) float32.
+
+    The size is the RMS of the change between the context frames or, with one frame, that of the training data times
+    RMS(context) / RMS(training data); then it is taken to be in proportion to the time, up to where frames have nothing
+    more in common. A steady family's is that of the training data.
+
+    Args:
+        context_btcx: (B, T, C, *grid) float32 in physical units.
+        dt_bt: (B, T) times between the context frames and from the last of them to the next, in s; NaN: not known.
+        mask_bcx: (B, C, *grid) bool, where there is a value (all is measured there only); None: everywhere.
+    """
+    u = context_btcx.float()
+    data_rms = constant(spec.u_rms, u.device).clamp_min(TINY)
+    data_delta_rms = constant(spec.delta_rms, u.device)
+    rms_bc = _rms(u, RMS_FLOOR * data_rms, mask_bcx).clamp_min(TINY)
+    if mask_bcx is not None:  # a field without any value holds what the reader filled in, of the data's size
+        rms_bc = torch.where(mask_bcx.flatten(2).any(dim=2), rms_bc, data_rms)
+    if spec.steady:
+        return rms_bc, data_delta_rms.expand_as(rms_bc)
+    if u.shape[1] == 1:
+        delta_rms_bc = rms_bc * (data_delta_rms / data_rms)
+        usual_dt_b = constant([float(spec.dt)], u.device)
+    else:
+        delta_rms_bc = _rms(u.diff(dim=1), RMS_FLOOR * data_delta_rms, mask_bcx)
+        # The mean, written so that equal times give exactly that time.
+        usual_dt_b = dt_bt[:, 0] + (dt_bt[:, :-1] - dt_bt[:, :1]).mean(dim=1)
+    ratio_b = dt_bt[:, -1] / usual_dt_b
+    ratio_b1 = torch.where(ratio_b.isfinite(), ratio_b, 1.0)[:, None]
+    # Two frames that have nothing more in common differ by sqrt(2) times their RMS, however far apart in time.
+    most_bc = torch.maximum(math.sqrt(2) * rms_bc, delta_rms_bc)
+    return rms_bc, torch.minimum(delta_rms_bc * ratio_b1, most_bc)
+
+
+def _rms(u_btcx: Tensor, least_c: Tensor, mask_bcx: Tensor | None) -> Tensor:
+    """(B, C) root mean square over frames and space, of the points with a value; at least `least_c` (C,)."""
+    axes = [1, *range(3, u_btcx.ndim)]
+    if mask_bcx is None:
+        mean_square = u_btcx.square().mean(dim=axes)
+    else:
+        count_bc = mask_bcx.flatten(2).sum(dim=2) * u_btcx.shape[1]
+        mean_square = torch.where(mask_bcx[:, None], u_btcx, 0.0).square().sum(dim=axes) / count_bc.clamp_min(1)
+    return torch.maximum(mean_square, least_c.square().clamp_min(TINY_SQUARE)).sqrt()

@@ -1,0 +1,63 @@
+"""What a recipe asks of a data set before it can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from ups_scale.data.manifest import Manifest
+from ups_scale.data.plan import check_windows, windows_per_draw
+from ups_scale.errors import UserError
+from ups_scale.model.build import build_model
+from ups_scale.physics.families import FamilySpec
+from ups_scale.recipe import rules
+from ups_scale.recipe.types import Recipe
+
+
+def unmet(recipe: Recipe, manifest: Manifest, world_size: int) -> list[str]:
+    """Everything that keeps `recipe` from training on the data set with this many ranks, a line per problem; empty if
+    nothing does. No weights are allocated, no shard is read.
+
+    Entries without a train split (a test at another resolution) are not looked at: they are for evaluation. Nor is the
+    number of shards a part of it: readers go by index, so any number of ranks and threads share a shard.
+    """
+    problems = _said(partial(rules.accumulation, recipe, world_size))
+    trained = {name: data for name, data in sorted(manifest.families.items()) if data.num_trajectories("train")}
+    if not trained:
+        problems.append(f"{manifest.path}: no family has a train split; give tools/shard.py training data too")
+    for name, data in trained.items():
+        needed = ["train", "valid"] if recipe.evaluate.every_steps else ["train"]
+        if not data.num_trajectories(needed[-1]):
+            problems.append(
+                f"family {name} has no valid split, though evaluate.every_steps {recipe.evaluate.every_steps} asks for "
+                f"validation during training; it has {', '.join(data.splits)}. Convert one too, or set it to 0"
+            )
+        if not data.spec.steady:
+            problems += _said(partial(rules.check_data, recipe, {name: data.num_frames}))
+        problems += _windows(recipe, data.spec, world_size)
+    return list(dict.fromkeys(problems))
+
+
+def _windows(recipe: Recipe, spec: FamilySpec, world_size: int) -> list[str]:
+    """Why the model can't be built for the family, or at which horizons a draw has too few windows for the ranks."""
+    try:
+        with torch.device("meta"):
+            tokens = build_model(recipe, [spec]).num_tokens(spec.name)
+    except UserError as error:
+        return [f"family {spec.name}: {text}" if spec.name not in text else text for text in error.problems]
+    problems = []
+    for horizon in (1,) if spec.steady else recipe.curriculum.horizons:
+        windows = windows_per_draw(recipe.data.batch_tokens, recipe.data.draws_per_step, tokens * horizon)
+        problems += _said(partial(check_windows, spec.name, windows, horizon, world_size))
+    return problems
+
+
+def _said(check: Callable[[], object]) -> list[str]:
+    """The problems that the error which `check` raises lists; none if it raises none."""
+    try:
+        check()
+    except UserError as error:
+        return error.problems
+    return []
