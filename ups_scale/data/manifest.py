@@ -170,26 +170,31 @@ def _family(name: str, entry: dict[str, Any]) -> FamilyData:
         raise ValueError(f"{name}: static {spec.static} and coordinates {spec.coordinates} of fields {spec.fields}")
     if not spec.steady and not spec.dt > 0:
         raise ValueError(f"{name}: dt is {entry['dt']!r}, expected seconds above 0 (null for a steady family)")
-    shards = {split: tuple(ShardEntry(**shard) for shard in part) for split, part in entry["splits"].items()}
-    for shard in (shard for part in shards.values() for shard in part):
-        if not SHARD_NAME.fullmatch(shard.file):
-            raise ValueError(f"{name}: shard {shard.file!r} is not the plain name of a .tar file")
-        if not (isinstance(shard.trajectories, int) and shard.trajectories > 0):
-            raise ValueError(f"{name}: shard {shard.file} is said to hold {shard.trajectories!r} trajectories")
-        digests = (shard.sha256, shard.index_sha256)
-        if not (isinstance(shard.bytes, int) and shard.bytes > 0 and all(isinstance(value, str) for value in digests)):
-            raise ValueError(f"{name}: shard {shard.file} has bytes {shard.bytes!r} and SHA-256 {digests}")
-    num_frames = {split: int(entry["num_frames"][split]) for split in shards}
+    num_frames = {split: int(entry["num_frames"][split]) for split in entry["splits"]}
     if min(num_frames.values(), default=1) < 1:
         raise ValueError(f"{name}: num_frames {num_frames}, expected numbers above 0")
-    for split, part in shards.items():
-        values = math.prod(spec.grid) * (len(spec.static) + len(spec.dynamic) * num_frames[split])
-        for shard in part:
-            # No memory is asked for that the data could not fill.
-            if shard.bytes < MIN_VALUE_BYTES * values * shard.trajectories:
-                raise ValueError(
-                    f"{name}: shard {shard.file} of {shard.bytes} bytes can't hold {shard.trajectories} trajectories "
-                    f"of {num_frames[split]} frames of {spec.grid} points"
-                )
+    shards = {
+        split: tuple(_shard(spec, num_frames[split], shard) for shard in part)
+        for split, part in entry["splits"].items()
+    }
     licences = tuple(str(licence) for licence in entry["licences"])
     return FamilyData(spec, bool(entry["regular"]), num_frames, shards, statistics, licences)
+
+
+def _shard(spec: FamilySpec, num_frames: int, content: dict[str, Any]) -> ShardEntry:
+    shard = ShardEntry(**content)
+    if not SHARD_NAME.fullmatch(shard.file):
+        raise ValueError(f"{spec.name}: shard {shard.file!r} is not the plain name of a .tar file")
+    if not (isinstance(shard.trajectories, int) and shard.trajectories > 0):
+        raise ValueError(f"{spec.name}: shard {shard.file} is said to hold {shard.trajectories!r} trajectories")
+    digests = (shard.sha256, shard.index_sha256)
+    if not (isinstance(shard.bytes, int) and all(isinstance(value, str) for value in digests)):
+        raise ValueError(f"{spec.name}: shard {shard.file} has bytes {shard.bytes!r} and SHA-256 {digests}")
+    # No memory is asked for that the data could not fill.
+    values = math.prod(spec.grid) * (len(spec.static) + len(spec.dynamic) * num_frames)
+    if shard.bytes < MIN_VALUE_BYTES * values * shard.trajectories:
+        raise ValueError(
+            f"{spec.name}: shard {shard.file} of {shard.bytes} bytes can't hold {shard.trajectories} trajectories of "
+            f"{num_frames} frames of {spec.grid} points"
+        )
+    return shard
