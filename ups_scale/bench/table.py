@@ -7,7 +7,8 @@ from ups_scale.bench.data import Measured
 WHAT = {
     "memcpy": "one thread reading into batches / copying memory into them",
     "memcpy_first_look": "the same when every frame is met for the first time",
-    "memcpy_stream": "the stream of micro-batches, all its threads / one thread copying memory",
+    "memcpy_stream": "the stream of micro-batches, planned and read in one thread / copying memory",
+    "memcpy_stream_ahead": "the same, read ahead by its threads, which share the cores and Python's one lock",
     "h5py": "one thread reading / h5py's slices of contiguous arrays, looked up by name",
     "h5py_kept_arrays": "the same, looked up once and kept",
     "webdataset": "the stream of micro-batches / a WebDataset pipeline",

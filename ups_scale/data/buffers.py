@@ -56,13 +56,16 @@ def empty_windows(num: int, num_fields: int, num_frames: int, grid: Sequence[int
 
 
 def _block(num_values: int) -> np.ndarray:
-    """An idle block of at least `num_values` float32, not much larger; else a new one."""
+    """The idle block that was used last and holds at least `num_values` float32, not many more; else a new one.
+
+    The last one used, since the processor's caches still have it.
+    """
     for _ in range(len(_idle)):
         try:
-            block = _idle.popleft()
+            block = _idle.pop()
         except IndexError:  # other threads took the rest
             break
         if LEAST_USE * block.size <= num_values <= block.size:
             return block
-        _idle.append(block)
+        _idle.appendleft(block)
     return np.empty(num_values, np.float32)
