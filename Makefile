@@ -24,10 +24,11 @@ setup: .venv/installed .venv/ops
 	@touch $@
 
 demo: setup
-	@# families are drawn with p ∝ n^0.7: the 2D ones are harder to learn and get more
+	@# families are drawn with p ∝ n^0.7: those that are harder to learn get more
 	$(BIN)/python tools/generate.py --families advection_1d,burgers_1d --trajectories 320 --out $(DEMO)/hdf5
-	$(BIN)/python tools/generate.py --families reaction_diffusion_2d,navier_stokes_2d --trajectories 960 --out $(DEMO)/hdf5
-	$(BIN)/python tools/shard.py $(DEMO)/hdf5 --layout pdebench --out $(DEMO)
+	$(BIN)/python tools/generate.py --families reaction_diffusion_2d --trajectories 640 --out $(DEMO)/hdf5
+	$(BIN)/python tools/generate.py --families navier_stokes_2d --trajectories 1600 --out $(DEMO)/hdf5
+	$(BIN)/python tools/shard.py $(DEMO)/hdf5 --out $(DEMO)
 	$(ON_CPU) $(BIN)/deepspeed --log_level warning --num_accelerators 2 launch/pretrain.py --recipe recipes/demo.json
 	$(BIN)/python tools/evaluate.py --checkpoint $$($(BIN)/python launch/pretrain.py --recipe recipes/demo.json --where) --suite small
 

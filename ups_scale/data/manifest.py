@@ -91,7 +91,7 @@ def load_manifest(path: str | Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --layout pdebench --out "
+            f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --out "
             f"{path.parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
         ) from None
     except DataError:

@@ -47,7 +47,7 @@ def test_digest_is_of_the_content_not_of_its_origin(shard_folder, tmp_path):
 
 
 def test_absent_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(DataError, match=r"no such manifest.*tools/shard\.py INPUT.*--layout pdebench"):
+    with pytest.raises(DataError, match=r"no such manifest.*tools/shard\.py INPUT\.\.\. --out"):
         load_manifest(tmp_path)
 
 
