@@ -115,4 +115,4 @@ def parse_fractions(text: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "the files that are written are kept; the same command goes on")

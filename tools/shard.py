@@ -5,6 +5,7 @@ Example:
     tools/shard.py data/mine/hdf5 --out data/mine
     tools/shard.py 1D_Burgers_Sols_Nu0.01.hdf5 --layout pdebench --out data/burgers --dtype float16
     tools/shard.py ocean.nc --layout ocean.json --split time --licence CC-BY-4.0 --out data/ocean
+    tools/shard.py hdf5/ many.npz runs/a.mat --layout many.npz=many.json --layout runs/a.mat=a.json --out data/all
 
 A rerun keeps the shards that are already there, also after a kill, and writes only what is missing.
 """
@@ -34,10 +35,12 @@ def main() -> None:
         raise DataError(f"--shard-mib {arguments.shard_mib}: expected a size above 0, such as 64")
     if arguments.workers is not None and arguments.workers < 1:
         raise DataError(f"--workers {arguments.workers}: expected 1 or more")
+    layout, layouts = parse_layouts(arguments.layout)
     manifest = convert(
         arguments.inputs,
         arguments.out,
-        layout=arguments.layout,
+        layout=layout,
+        layouts=layouts,
         family=arguments.family,
         parameters=parameters,
         split=arguments.split,
@@ -75,14 +78,34 @@ def main() -> None:
     print(f"manifest: {manifest.path}")
 
 
+def parse_layouts(given: list[str]) -> tuple[str, dict[str, str]]:
+    """The layout of all inputs, and those of single ones, from "LAYOUT" and "INPUT=LAYOUT"."""
+    of_all: list[str] = []
+    of_one: dict[str, str] = {}
+    for text in given:
+        name, mark, layout = text.rpartition("=")
+        if not mark or Path(text).is_file():  # a mapping's own name may have a "="
+            of_all.append(text)
+        elif of_one.setdefault(name, layout) != layout:
+            raise DataError(f"--layout {text}: {name} has been given {of_one[name]}; leave one of them out")
+    if len(of_all) > 1:
+        raise DataError(
+            f"--layout {of_all[0]} and --layout {of_all[1]}: which of them for which input? Write --layout "
+            f"INPUT={of_all[1]}"
+        )
+    return (of_all[0] if of_all else "auto"), of_one
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files, Zarr stores, or folders of them")
     parser.add_argument(
         "--layout",
-        default="auto",
-        metavar="auto|pdebench|the_well|MAPPING.json",
-        help="how the inputs are laid out; auto (the default) recognises the known layouts and says why",
+        action="append",
+        default=[],
+        metavar="[INPUT=]auto|pdebench|the_well|MAPPING.json",
+        help="how the inputs are laid out; auto (the default) recognises the known layouts and says why. With INPUT= "
+        "it is of that file or folder alone, and may be given again for others",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for shards and manifest.json")
     parser.add_argument("--family", metavar="NAME", help="family of all inputs, where they don't tell it")
@@ -115,4 +138,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "the shards that are written are kept; the same command goes on")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C ended, as shells have it."""
 
 
 class UserError(ValueError):
@@ -46,14 +50,30 @@ class DivergenceError(UserError):
     on_all_ranks = True  # the loss is summed over ranks before it is looked at
 
 
-def run_command(main: Callable[[], int | None]) -> None:
-    """Exits with what `main()` returns (None: 0), turning a `UserError` into its message and exit code.
+def remedy(error: OSError, otherwise: str) -> str:
+    """What to do about what the system says against a file; `otherwise` for what is neither permission nor space."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "ask its owner for the permission, or use another"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or use another disk"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return "something else has that name: move it, or use another"
+    return otherwise
+
+
+def run_command(main: Callable[[], int | None], interrupted: str = "") -> None:
+    """Exits with what `main()` returns (None: 0), turning a `UserError` into its message and exit code, and Ctrl-C
+    into 130 and a line, to which `interrupted` adds what is kept.
 
     An error that all ranks meet is printed by rank 0 alone: before they have joined they all do the same, later
     `distributed.together` marks what it raised on all.
     """
     try:
         code = main() or 0
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted" + (f": {interrupted}" if interrupted else ""), file=sys.stderr)
+        code = INTERRUPTED
     except UserError as error:
         rank = int(os.environ.get("RANK", "0"))
         distributed = sys.modules.get("torch.distributed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -41,18 +42,24 @@ class _Look:
 def inspect_all(
     inputs: Sequence[Path],
     layout: str,
+    layouts: Mapping[str, str],
     family: str | None,
     parameters: Mapping[str, float],
     split: str,
     processes: int = 0,
 ) -> list[Source]:
     """What every input holds; or one error with the problems of all, the same of many files said once. Says as what
-    inputs were recognised.
+    inputs were recognised, and what is worth a note.
+
+    `layouts` are those of single inputs, by their path, their file's name or a folder they lie in; `layout` is of all
+    others.
 
     Inputs are looked into by this many other processes (0: by this one), so that a file that crashes the library that
     reads it, or sends it in circles, is an error like others.
     """
-    looks = [_Look(path, layout, family, parameters, split) for path in input_files(inputs)]
+    paths = input_files(inputs)
+    chosen = _chosen(paths, layout, layouts)
+    looks = [_Look(path, chosen[path], family, parameters, split) for path in paths]
     try:
         answers = run(_look, looks, processes, lambda num_bytes: None, isolated=processes > 0)
         found = {look.path: answer for look, answer in answers}
@@ -63,20 +70,36 @@ def inspect_all(
         ) from None
     sources: list[Source] = []
     problems: dict[str, list[Path]] = defaultdict(list)
-    reasons: dict[str, list[Path]] = defaultdict(list)
+    remarks: dict[str, list[Path]] = defaultdict(list)
     for look in looks:
         why, result = found[look.path]
         if why:
-            reasons[why.replace(str(look.path), "{path}")].append(look.path)
+            remarks[why.replace(str(look.path), "{path}")].append(look.path)
         if isinstance(result, str):
             problems[result.replace(str(look.path), "{path}")].append(look.path)
         else:
             sources.append(result)
-    for text, files in reasons.items():
+            for note in result.notes:
+                remarks[f"note: {{path}}: {note.replace(str(look.path), '{path}')}"].append(look.path)
+    for text, files in remarks.items():
         say(_once(text, files))
     if problems:
         raise DataError("\n".join(_once(text, files) for text, files in problems.items()))
     return sources
+
+
+def _chosen(paths: Sequence[Path], layout: str, layouts: Mapping[str, str]) -> dict[Path, str]:
+    """The layout of every input: that which is given for its path, else for its name, else for a folder it lies in."""
+    given = {os.path.normpath(name): one for name, one in layouts.items()}
+    chosen, used = {}, set()
+    for path in paths:
+        fitting = [name for name in map(str, (path, path.name, *path.parents)) if name in given]
+        used |= set(fitting)
+        chosen[path] = given[fitting[0]] if fitting else layout
+    for name, one in given.items():
+        if name not in used:
+            raise DataError(f"--layout {name}={one}: no input is called {name}; write it as it is given")
+    return chosen
 
 
 def _look(look: _Look, advance: Callable[[int], None]) -> tuple[str | None, Source | str]:

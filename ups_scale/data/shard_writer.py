@@ -25,7 +25,7 @@ from ups_scale.data.index import IndexHeader, ShardIndex, read_index
 from ups_scale.data.moments import FieldMoments, to_json
 from ups_scale.data.source import Contents, Frames
 from ups_scale.data.tar_stream import MAX_NAME, TarStream
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, remedy
 from ups_scale.physics.families import Field
 
 SLAB_BYTES = 8 * 2**20
@@ -233,7 +233,8 @@ def reading(source: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{source}: {what} can't be read ({error}); the file is damaged or its disk is, get it again"
+            f"{source}: {what} can't be read ({error}); "
+            + remedy(error, "the file is damaged or its disk is, get it again")
         ) from error
 
 

@@ -34,7 +34,7 @@ from ups_scale.data.shard_plan import Shard, cut_into_shards
 from ups_scale.data.shard_writer import SLAB_BYTES, index_path, is_whole, write_shard
 from ups_scale.data.source import Source
 from ups_scale.data.workers import WorkerDied, run
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, remedy
 
 MAX_WORKERS = 8
 MEMORY_BYTES = 1280 * 2**20
@@ -48,6 +48,7 @@ def convert(
     out: Path,
     *,
     layout: str = "auto",
+    layouts: Mapping[str, str] | None = None,
     family: str | None = None,
     parameters: Mapping[str, float] | None = None,
     split: str = "source",
@@ -64,6 +65,7 @@ def convert(
 
     Args:
         layout, family, parameters, split: as in `layouts.inspect`; they hold for all inputs.
+        layouts: those of single inputs, where they aren't `layout`; by path, file name, or folder.
         dtype: of the stored values, "float32" or "float16".
         shard_mib: size of a shard in MiB, about.
         workers: processes that write; with 1 it is this one. None for one per core, at most 8 (disks are then the
@@ -82,7 +84,13 @@ def convert(
     if dtype not in DTYPES:
         raise DataError(f"dtype {dtype!r}; known are {' and '.join(DTYPES)}")
     sources = inspect_all(
-        inputs, layout, family, parameters or {}, split, (workers or os.cpu_count() or 1) if isolated else 0
+        inputs,
+        layout,
+        layouts or {},
+        family,
+        parameters or {},
+        split,
+        (workers or os.cpu_count() or 1) if isolated else 0,
     )
     workers = workers or num_workers(sources, os.cpu_count() or 1)
     with _locked(out):
@@ -125,7 +133,7 @@ def _writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{out}: can't be written ({error}); free some space or choose another --out. Shards that are whole are "
+            f"{out}: can't be written ({error}); {remedy(error, 'choose another --out')}. Shards that are whole are "
             "kept by the next run"
         ) from error
 

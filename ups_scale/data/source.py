@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ups_scale.data.plan import permutation
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, remedy
 from ups_scale.physics.families import FAMILIES, Field
 
 SPLITS = ("train", "valid", "test")
@@ -62,6 +62,7 @@ class Source:
         splits: for each split its pieces, (n, 3) int64 rows of (trajectory, first frame, end of frames); all pieces of
             a split have the same number of frames.
         licence: the input's own word on it, if it has one.
+        notes: what is no error but worth a line to whoever converts it.
         contents: reads it.
     """
 
@@ -82,6 +83,7 @@ class Source:
     masked: bool = False
     geometry: str = "grid"
     coordinates: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_trajectories(self) -> int:
@@ -172,7 +174,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: no such file; check the path, or make data with tools/generate.py") from None
     except OSError as error:
         raise DataError(
-            f"{path}: not a readable HDF5 file ({error}); if it was downloaded or copied, do that again"
+            f"{path}: not a readable HDF5 file ({error}); "
+            + remedy(error, "if it was downloaded or copied, do that again")
         ) from None
     with file:
         yield file

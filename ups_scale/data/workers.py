@@ -9,8 +9,11 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
+
+from ups_scale.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -54,15 +57,19 @@ def run(
 
     Raises:
         WorkerDied: a worker process ended before its job.
+        UserError: one ended before it could take a job.
     """
     if num_workers <= 1 and not isolated:
         for job in jobs:
             yield job, work(job, advance)
         return
-    remaining = iter(jobs)
+    later = iter(jobs)
+    first = list(islice(later, max(1, num_workers)))
+    remaining = chain(first, later)
     # spawn: forking a process that has torch's threads can hang it.
     context = multiprocessing.get_context("spawn")
-    busy: dict[Connection, tuple[Any, Job]] = {}
+    # Of a process that has not said yet that it is ready, the job is None.
+    busy: dict[Connection, tuple[Any, Job | None]] = {}
     processes = []
     failure: BaseException | None = None
 
@@ -79,26 +86,24 @@ def run(
             busy[connection] = (process, job)
 
     try:
-        for job in remaining:
+        for _ in first:
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, work, LIMIT_S), daemon=True)
             process.start()
             there.close()
             processes.append(process)
-            here.send(job)
-            busy[here] = (process, job)
-            if len(processes) >= num_workers:
-                break
+            busy[here] = (process, None)
         while busy:
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
-                process, job = busy[connection]
+                process, at = busy[connection]
                 try:
                     kind, value = connection.recv()
                 except (EOFError, ConnectionResetError):
                     process.join()
                     del busy[connection]
-                    failure = failure or WorkerDied(job, process.exitcode)
+                    death = _no_start(process.exitcode) if at is None else WorkerDied(at, process.exitcode)
+                    failure = failure or death
                     continue
                 if kind == "progress":
                     advance(value)
@@ -106,8 +111,8 @@ def run(
                 del busy[connection]
                 if kind == "failed":
                     failure = failure or value
-                else:
-                    yield job, value
+                elif at is not None:  # it has told more than that it is ready
+                    yield at, value
                 give(connection, process)
         if failure:
             raise failure
@@ -117,6 +122,13 @@ def run(
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def _no_start(exit_code: int | None) -> UserError:
+    return UserError(
+        f"a process for reading the inputs can't start (exit code {exit_code}); what it printed above says why. If "
+        "memory is short, run again with fewer --workers"
+    )
 
 
 def _serve(connection: Connection, work: Work[Any, Any], limit_s: float) -> None:
@@ -136,6 +148,7 @@ def _serve(connection: Connection, work: Work[Any, Any], limit_s: float) -> None
             connection.send(("progress", amount))
             amount = 0
 
+    connection.send(("ready", None))
     while (job := connection.recv()) is not None:
         signal.setitimer(signal.ITIMER_REAL, limit_s)
         try:

@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from ups_scale.atomic import sync_folder
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, remedy
 from ups_scale.solvers.generate import Trajectories, check_request, generate_batches
 from ups_scale.solvers.setups import GENERATOR_VERSION, Setup, setup
 
@@ -189,7 +189,7 @@ def _aside(path: Path) -> Iterator[h5py.File]:
         os.replace(aside, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"{path}: can't be written ({error}); free some space or choose another --out") from error
+        raise DataError(f"{path}: can't be written ({error}); {remedy(error, 'choose another --out')}") from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -44,10 +44,10 @@ def test_every_job_is_done_once_and_progress_adds_up(num_workers):
 )
 def test_a_failure_stops_new_work_and_lets_the_rest_finish(job, error, message):
     found = []
-    jobs = iter([job, 0.5, *"abcdefgh"])
+    jobs = iter([1.0, job, *"abcdefgh"])
     with pytest.raises(error, match=message):
         found.extend(answer for answer, _ in run(work, jobs, 2, lambda _: None))
-    assert 0.5 in found
+    assert 1.0 in found
     assert "h" in list(jobs)
 
 

@@ -11,7 +11,7 @@ from ups_scale.data.layouts.detect import Recognised, recognise
 from ups_scale.data.layouts.pdebench import inspect_pdebench
 from ups_scale.data.layouts.the_well import inspect_the_well
 from ups_scale.data.source import Source, split_by_seed, split_in_time
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, remedy
 
 __all__ = ["LAYOUTS", "Recognised", "input_files", "inspect", "recognise"]
 
@@ -60,7 +60,10 @@ def inspect(
             f"{path}: {source.num_trajectories} trajectories can't be split in tenths, as PDEBench does; give --split "
             "seed:0 or --split time, or write the attribute `split` (train, valid, test, ood) into the file"
         )
-    return dataclasses.replace(source, splits=splits)
+    notes = source.notes
+    if split.startswith("seed:") and source.num_trajectories == 1:
+        notes += ("one trajectory can't be dealt out, all of it is train; --split time cuts it 8:1:1",)
+    return dataclasses.replace(source, splits=splits, notes=notes)
 
 
 def _splits(source: Source, split: str) -> Mapping:
@@ -94,17 +97,21 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     problems = []
     for given in inputs:
-        if given.is_file() or is_zarr(given):
-            new = [given]
-        elif given.is_dir():
-            new = _inside(given)
-            if not new:
-                problems.append(
-                    f"{given}: no input in this folder; expected {', '.join(SUFFIXES)} files or Zarr stores"
-                )
-        else:
-            new = []
-            problems.append(f"{given}: no such file or folder")
+        new = []
+        try:
+            if given.is_file() or is_zarr(given):
+                new = [given]
+            elif given.is_dir():
+                new = _inside(given)
+                if not new:
+                    problems.append(
+                        f"{given}: no input in this folder; expected {', '.join(SUFFIXES)} files or Zarr stores"
+                    )
+            else:
+                problems.append(f"{given}: no such file or folder")
+        except OSError as error:
+            advice = remedy(error, "check the disk it is on")
+            problems.append(f"{error.filename or given}: can't be looked into ({error.strerror or error}); {advice}")
         for path in new:
             found.setdefault(path.resolve(), path)
     if not inputs:
@@ -115,8 +122,11 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
+    def fail(error: OSError) -> None:
+        raise error
+
     out: list[Path] = []
-    for base, folders, files in os.walk(folder):
+    for base, folders, files in os.walk(folder, onerror=fail):
         here = Path(base)
         stores = [name for name in folders if is_zarr(here / name) and not (here / name).is_symlink()]
         folders[:] = sorted(name for name in folders if name not in stores and not name.startswith("."))

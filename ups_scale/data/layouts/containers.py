@@ -24,7 +24,7 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, remedy
 
 # An index into an array: for each axis a position, or a slice that goes forward.
 Slab = tuple[int | slice, ...]
@@ -44,6 +44,7 @@ class Array:
         name, shape, dtype: as its format has them.
         chunks: for each axis how many entries are best read together: the chunk's, or those that lie side by side.
         attributes: those of netCDF that change what the numbers mean, where they are single numbers.
+        unit: what its attribute `units` says.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Array:
     dtype: np.dtype
     chunks: tuple[int, ...]
     attributes: Mapping[str, float] = field(default_factory=dict)
+    unit: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {self.shape}"
@@ -72,9 +74,9 @@ class Container(Protocol):
         """A slab of an array, in the file's dtype and this machine's byte order. Not to be written to: formats that
         keep arrays give views of them."""
 
-    def verify(self, name: str, fill: float | None = None) -> None:
+    def verify(self, name: str, fill: float | None = None) -> str | None:
         """Checks what reading slabs does not: that all of the array was written (unless what was not reads as `fill`),
-        and its checksum where the format has one."""
+        and its checksum where the format has one. Returns what is no error but worth a note."""
 
 
 @contextmanager
@@ -128,7 +130,7 @@ def kind_of(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: can't be read ({error.strerror or error}); {remedy(error, 'get it again')}") from None
     if hdf5:
         return "hdf5"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -180,7 +182,8 @@ def no_such_array(path: Path, name: str, names: Sequence[str], others: Mapping[s
     """The error for a name that is no array of real numbers; `others` says of the other names what they are."""
     if others and name in others:
         return DataError(f"{path}: {name} is {others[name]}; only arrays of real numbers are read")
-    near = difflib.get_close_matches(name, names, n=1)
+    lowered = {other.lower(): other for other in reversed(names)}
+    near = [lowered[word] for word in difflib.get_close_matches(name.lower(), lowered, n=1)]
     listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return DataError(
         f"{path}: no array {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; it has {listed or 'none'}")
@@ -205,6 +208,14 @@ def reads(path: Path, what: str) -> Iterator[None]:
 def native(values: np.ndarray) -> np.ndarray:
     """The values in this machine's byte order."""
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def unit_of(attributes: Mapping[str, object]) -> str | None:
+    """What the attribute `units` says, if it is a text."""
+    value = attributes.get("units")
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    return value if isinstance(value, str) else None
 
 
 def is_real(dtype: np.dtype) -> bool:

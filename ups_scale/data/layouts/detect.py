@@ -19,8 +19,9 @@ from ups_scale.data.layouts import pdebench_names
 from ups_scale.data.layouts.containers import kind_of, open_container
 from ups_scale.data.layouts.pdebench_arrays import places_of
 from ups_scale.data.layouts.the_well import GROUPS, ROOT_ATTRIBUTES, missing_parts
+from ups_scale.data.layouts.units import seconds
 from ups_scale.data.layouts.well_parts import clean
-from ups_scale.data.source import hdf5_attribute, hdf5_item, hdf5_reads, open_hdf5, text_of
+from ups_scale.data.source import hdf5_item, hdf5_reads, open_hdf5
 from ups_scale.errors import DataError
 
 UNDECIDED = "?"
@@ -32,7 +33,6 @@ AXIS_NAMES = {
     "y": ("y", "lat", "latitude", "y-coordinate"),
     "z": ("z", "depth", "level", "height", "z-coordinate"),
 }
-SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600, "day": 86400}
 LISTED = 40
 DRAFTED = 12
 SEARCHED = 2000
@@ -111,7 +111,7 @@ def _pdebench(path: Path, file: h5py.File, family: str | None) -> Recognised | s
     except DataError as error:
         return f"for PDEBench's layout: {str(error).removeprefix(f'{path}: ')}"
     kind = f"{len(groups)} groups with `data`" if groups else "an array per field"
-    return Recognised("pdebench", f"{path}: PDEBench's layout of {chosen.name}: {why}, and has {kind}")
+    return Recognised("pdebench", f"{path}: PDEBench's layout of {chosen.name}: {why}; it has {kind}")
 
 
 def _refused(path: Path, reasons: list[str]) -> DataError:
@@ -164,7 +164,7 @@ def mapping_draft(arrays: list[Array]) -> dict[str, Any]:
     space = sorted(named | (set(coordinates) & set("xyz"))) or ["x"]
     draft: dict[str, Any] = {"format": 1, "family": UNDECIDED, "fields": fields[:DRAFTED]}
     if "t" in coordinates:
-        draft["time"] = {"array": coordinates["t"].name, "unit_s": _seconds(coordinates["t"].unit)}
+        draft["time"] = {"array": coordinates["t"].name, "unit_s": seconds(coordinates["t"].unit) or UNDECIDED}
     else:
         draft["time"] = {"dt": UNDECIDED}
     draft["space"] = {
@@ -176,18 +176,15 @@ def mapping_draft(arrays: list[Array]) -> dict[str, Any]:
     return draft
 
 
-def _seconds(unit: str | None) -> int | str:
-    """What netCDF's "hours since 1970-01-01" and the like are in s, "?" for what isn't known."""
-    words = (unit or "").lower().split()
-    return SECONDS.get(words[0], SECONDS.get(words[0].removesuffix("s"), UNDECIDED)) if words else UNDECIDED
-
-
 def _coordinates(arrays: list[Array]) -> dict[str, Array]:
-    """The arrays that are the points of an axis, by their names."""
+    """The arrays that are the points of an axis, by their names; axes of size 1 beside it don't count."""
     out: dict[str, Array] = {}
     for letter, names in AXIS_NAMES.items():
         fitting = [
-            array for array in arrays if len(array.shape) == 1 and array.name.rpartition("/")[2].lower() in names
+            array
+            for array in arrays
+            if (len(array.shape) == 1 or sum(size > 1 for size in array.shape) == 1)
+            and array.name.rpartition("/")[2].lower() in names
         ]
         if len(fitting) == 1:
             out[letter] = fitting[0]
@@ -203,7 +200,7 @@ def _axes(array: Array, coordinates: dict[str, Array]) -> list[str]:
         letters = [
             letter
             for letter, entry in coordinates.items()
-            if size == entry.shape[0] or (letter == "t" and size + 1 == entry.shape[0])
+            if size == max(entry.shape) or (letter == "t" and size + 1 == max(entry.shape))
         ]
         if attached in by_name:
             letters = [by_name[attached]]
@@ -217,31 +214,29 @@ def _arrays(path: Path) -> list[Array]:
     with open_container(path) as container:
         listed = container.arrays()
         kind = container.kind
-    described = _attributes(path, [array.name for array in listed]) if kind == "HDF5" else {}
+    described = _attached(path, [array.name for array in listed]) if kind == "HDF5" else {}
     return [
         Array(
             array.name,
             array.shape,
             str(array.dtype),
             array.attributes,
-            *described.get(array.name, ()),
+            array.unit,
+            described.get(array.name, ()),
         )
         for array in listed
     ]
 
 
-def _attributes(path: Path, names: list[str]) -> dict[str, tuple[str | None, tuple[str | None, ...]]]:
-    """Of HDF5 arrays: unit, and the coordinates that netCDF-4 attaches to the axes."""
+def _attached(path: Path, names: list[str]) -> dict[str, tuple[str | None, ...]]:
+    """Of HDF5 arrays: the coordinates that netCDF-4 attaches to the axes."""
     out = {}
     with open_hdf5(path) as file:
         for name in names[:SEARCHED]:
             item = hdf5_item(path, file, name)
             if not isinstance(item, h5py.Dataset):
                 continue
-            unit = hdf5_attribute(path, item, "units")
-            coordinates: tuple[str | None, ...] = ()
             with hdf5_reads(path, name):
                 if "DIMENSION_LIST" in item.attrs:
-                    coordinates = tuple(dim[0].name.lstrip("/") if len(dim) else None for dim in item.dims)
-            out[name] = (None if unit is None else text_of(unit), coordinates)
+                    out[name] = tuple(dim[0].name.lstrip("/") if len(dim) else None for dim in item.dims)
     return out

@@ -20,6 +20,7 @@ from ups_scale.data.layouts.containers import (
     num_values,
     numbers,
     runs,
+    unit_of,
 )
 from ups_scale.data.layouts.slabs import check_written
 from ups_scale.data.source import hdf5_attribute, hdf5_item, hdf5_names, hdf5_reads, open_hdf5, text_of
@@ -67,12 +68,13 @@ class Hdf5:
                 return native(np.asarray(dataset[slab[::-1]]).T)
             return native(np.asarray(dataset[slab]))
 
-    def verify(self, name: str, fill: float | None = None) -> None:
+    def verify(self, name: str, fill: float | None = None) -> str | None:
         dataset = self._dataset(name)
         with hdf5_reads(self.path, name):
-            if fill is not None and dataset.fillvalue == dataset.dtype.type(fill):
-                return
-        check_written(self.path, dataset)
+            reads_as_fill = fill is not None and dataset.fillvalue == dataset.dtype.type(fill)
+        if not reads_as_fill:
+            check_written(self.path, dataset)
+        return None
 
     def _dataset(self, name: str) -> h5py.Dataset:
         """The dataset, looked at once."""
@@ -117,10 +119,10 @@ class Hdf5:
     def _described(self, name: str, dataset: h5py.Dataset) -> Array:
         with hdf5_reads(self.path, name):
             shape = tuple(int(size) for size in dataset.shape)
-            attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
+            attributes = {key: dataset.attrs[key] for key in (*ATTRIBUTES, "units") if key in dataset.attrs}
             chunks = dataset.chunks or runs(shape, dataset.dtype, "C")
             turn = slice(None, None, -1 if self._matlab else 1)
-            return Array(name, shape[turn], dataset.dtype, chunks[turn], numbers(attributes))
+            return Array(name, shape[turn], dataset.dtype, chunks[turn], numbers(attributes), unit_of(attributes))
 
     def _walk(self) -> Iterator[tuple[Array | str, str]]:
         """Every array, and every other dataset's name with what it is. Groups may hold each other in circles."""

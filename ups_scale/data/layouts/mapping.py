@@ -9,7 +9,9 @@ refused with both.
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -23,6 +25,7 @@ from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.mapped import MappedContents, MappedField
 from ups_scale.data.layouts.mapping_file import check_given, domain_axes, free_axes, load_mapping
 from ups_scale.data.layouts.space_axis import check_even, decreases, extents_of
+from ups_scale.data.layouts.units import seconds
 from ups_scale.data.source import (
     Source,
     check_names,
@@ -87,6 +90,7 @@ class _Inspection:
         self.path = container.path
         self.found = Findings(container.path)
         self.steady: bool = document["steady"]
+        self.notes: list[str] = []
         # Letter -> its size, and the array (in words) that says so.
         self.sizes: dict[str, tuple[int, str]] = {}
 
@@ -140,6 +144,7 @@ class _Inspection:
             masked=document["mask"] is not None,
             geometry=document["geometry"],
             coordinates=tuple(document["coordinates"]),
+            notes=tuple(dict.fromkeys(self.notes)) + _near_miss(family),
         )
         if points:
             self._check_positions(source)
@@ -164,8 +169,13 @@ class _Inspection:
                     f"{self.path}: fields[{number}].index.{letter}: position {position}, but {letter} of {array} has "
                     f"{size}: 0 to {size - 1}"
                 )
-        self.container.verify(array.name, entry.get("fill"))
+        self._verify(array, entry.get("fill"))
         return array
+
+    def _verify(self, array: Array, fill: float | None = None) -> None:
+        note = self.container.verify(array.name, fill)
+        if note:
+            self.notes.append(note)
 
     def _line(self, name: str, what: str) -> np.ndarray:
         """The numbers of a coordinate as float64 (size,), whatever axes of size 1 it has."""
@@ -177,7 +187,7 @@ class _Inspection:
     def _all(self, array: Array, what: str) -> np.ndarray:
         if num_values(array.shape) > MAX_COORDINATES:
             raise DataError(f"{self.path}: {what}: the array {array} is too large for a coordinate or parameter")
-        self.container.verify(array.name)
+        self._verify(array)
         values = self.container.read(array.name, tuple(slice(None) for _ in array.shape)).astype(np.float64)
         scale, offset = (array.attributes.get(key) for key in ("scale_factor", "add_offset"))
         if (scale, offset) not in ((None, None), (1.0, 0.0)):
@@ -204,6 +214,12 @@ class _Inspection:
         if time is None or "array" not in time:
             return None
         array = self.container.array(time["array"])
+        stated = seconds(array.unit)
+        if stated is not None and not math.isclose(stated, time["unit_s"], rel_tol=1e-6):
+            raise DataError(
+                f"{self.path}: time.unit_s: found {time['unit_s']:g}, but the array {array} is in {array.unit!r}, "
+                f"which is {stated} s; write that"
+            )
         where = f"time.array is {array}"
         if time["axes"] == ["t"]:
             times = self._line(array.name, "time.array")
@@ -255,13 +271,23 @@ class _Inspection:
     def _mapped(self, number: int, array: Array) -> MappedField:
         """How a field is read; an error where the file says of its numbers what the mapping leaves out."""
         entry = self.document["fields"][number]
-        packed = {"scale": array.attributes.get("scale_factor", 1.0), "offset": array.attributes.get("add_offset", 0.0)}
-        for key, value in packed.items():
-            if value != {"scale": 1.0, "offset": 0.0}[key] and entry[key] != value:
+        scale, offset = array.attributes.get("scale_factor", 1.0), array.attributes.get("add_offset", 0.0)
+        if entry["scale"] != scale and scale != 1:
+            raise DataError(
+                f"{self.path}: fields[{number}].scale: the array {array} is packed, with scale {scale!r}, and the "
+                f'mapping has {entry["scale"]!r}; write "scale": {scale!r}'
+            )
+        if entry.get("offset", 0.0) != offset and offset != 0:
+            # Another one that is stated moves the origin, as from kelvin to degrees Celsius.
+            if "offset" not in entry:
                 raise DataError(
-                    f"{self.path}: fields[{number}].{key}: the array {array} is packed, with {key} {value!r}, and the "
-                    f'mapping has {entry[key]!r}; write "{key}": {value!r}'
+                    f"{self.path}: fields[{number}].offset: the array {array} is packed, with offset {offset!r}, and "
+                    f'the mapping has none; write "offset": {offset!r}, or another to move the origin'
                 )
+            self.notes.append(
+                f"the offset of {entry['name']} is {entry['offset']:g} by the mapping, in place of the file's "
+                f"{offset:g}: it is stored moved by {entry['offset'] - offset:g}"
+            )
         declared = {array.attributes[key] for key in ("_FillValue", "missing_value") if key in array.attributes}
         fill = entry.get("fill")
         stated = "fill" in entry
@@ -286,7 +312,7 @@ class _Inspection:
             fill,
             suspects,
             entry["scale"],
-            entry["offset"],
+            entry.get("offset", 0.0),
         )
 
     # Space and time
@@ -369,6 +395,14 @@ class _Inspection:
             raise DataError(f"{self.path}: a frame of {grid} takes {frame_bytes / 1024**3:.1f} GiB; at most 2 are")
         if num > MAX_TRAJECTORIES:
             raise DataError(f"{self.path}: {num:,} trajectories; at most {MAX_TRAJECTORIES:,} are read")
+
+
+def _near_miss(family: str) -> tuple[str, ...]:
+    """A note on a new family whose name is nearly one of the registry's."""
+    digits = re.sub(r"\D", "", family)
+    like = [name for name in FAMILIES if re.sub(r"\D", "", name) == digits]
+    near = [] if family in FAMILIES else difflib.get_close_matches(family.lower(), like, n=1, cutoff=0.85)
+    return tuple(f"family {family} is new; if you mean {name}, write that" for name in near)
 
 
 def _same(a: float, b: float, dtype: np.dtype) -> bool:

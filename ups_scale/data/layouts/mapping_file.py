@@ -30,7 +30,7 @@ def schema() -> dict[str, Any]:
 def load_mapping(path: Path) -> dict[str, Any]:
     """The mapping in the file `path`, checked, with the schema's defaults filled in.
 
-    A field's `fill` and an axis' `points` have no default: whether they are stated makes a difference.
+    A field's `fill` and `offset` and an axis' `points` have no default: whether they are stated makes a difference.
 
     Raises:
         DataError: with all problems, each by its path in the file ("fields[0].axes[1]"), what was found and what is
@@ -239,3 +239,10 @@ def check_given(path: Path, document: Mapping[str, Any], family: str | None, par
             f"--parameter {unknown[0]}: {path} names the parameters {known}; add it there: "
             f'"parameters": {{"{unknown[0]}": {{"value": null}}}}'
         )
+    for name in parameters:
+        if "array" in document["parameters"][name]:
+            array = document["parameters"][name]["array"]
+            raise DataError(
+                f"--parameter {name}: {path} takes it from the array {array}, a value for each trajectory; leave "
+                f'--parameter out, or write "{name}": {{"value": null}} there'
+            )

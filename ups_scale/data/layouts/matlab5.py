@@ -97,9 +97,10 @@ class Matlab5:
             mapped = np.memmap(self.path, element.stored, "r", offset, array.shape, "F")
             return native(np.array(mapped[slab])).astype(array.dtype, copy=False)
 
-    def verify(self, name: str, fill: float | None = None) -> None:
+    def verify(self, name: str, fill: float | None = None) -> str | None:
         """Nothing: that variables are whole is seen on opening, and zlib's checksum is compared on reading."""
         self._element(name)
+        return None
 
     def _element(self, name: str) -> _Element:
         if name not in self._elements:

@@ -20,6 +20,7 @@ from ups_scale.data.layouts.containers import (
     numbers,
     reads,
     runs,
+    unit_of,
 )
 
 
@@ -41,14 +42,16 @@ class Netcdf3:
         with self._opened("the header") as file:
             for name, variable in file.variables.items():
                 dtype = variable.data.dtype.newbyteorder("=")
-                attributes = {key: getattr(variable, key) for key in ATTRIBUTES if hasattr(variable, key)}
+                named = (*ATTRIBUTES, "units")
+                attributes = {key: getattr(variable, key) for key in named if hasattr(variable, key)}
                 if not is_real(dtype):
                     self._others[name] = f"of type {dtype}"
                 elif 0 in variable.data.shape:
                     self._others[name] = "empty"
                 else:
                     shape = tuple(variable.data.shape)
-                    self._arrays[name] = Array(name, shape, dtype, runs(shape, dtype, "C"), numbers(attributes))
+                    chunks = runs(shape, dtype, "C")
+                    self._arrays[name] = Array(name, shape, dtype, chunks, numbers(attributes), unit_of(attributes))
 
     def arrays(self) -> tuple[Array, ...]:
         return tuple(self._arrays.values())
@@ -63,9 +66,10 @@ class Netcdf3:
         with self._opened(name) as file:
             return native(np.array(file.variables[name].data[slab]))
 
-    def verify(self, name: str, fill: float | None = None) -> None:
+    def verify(self, name: str, fill: float | None = None) -> str | None:
         """Nothing: opening the file finds whether its arrays are whole, and it has no checksums."""
         self.array(name)
+        return None
 
     @contextmanager
     def _opened(self, what: str) -> Iterator[Any]:

@@ -80,13 +80,14 @@ class Npz:
             num_bytes = num_values(array.shape) * array.dtype.itemsize
             return native(self._kept.get(name, num_bytes, lambda: self._load(array, fortran))[slab])
 
-    def verify(self, name: str, fill: float | None = None) -> None:
+    def verify(self, name: str, fill: float | None = None) -> str | None:
         """Compares a stored member with its checksum; a compressed one is compared whenever it is read."""
         self._header(name)
         if self._members[name].compress_type == zipfile.ZIP_STORED:
             with reads(self.path, name), self._archive.open(self._members[name]) as file:
                 while file.read(CHUNK_BYTES):
                     pass
+        return None
 
     def _load(self, array: Array, fortran: bool) -> np.ndarray:
         with self._archive.open(self._members[array.name]) as file:

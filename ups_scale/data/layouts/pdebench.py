@@ -90,6 +90,7 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         found.attempt(check_arrays, path, file, chosen, groups, places)
         licence = hdf5_attribute(path, file, "licence") or hdf5_attribute(path, file, "license")
         found.raise_all()
+        notes = pdebench_names.overridden(path, file, chosen, family, parameters or {})
     return Source(
         path=path,
         layout="pdebench",
@@ -105,6 +106,7 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         contents=Contents(path, places, groups, grid),
         licence=None if licence is None else text_of(licence),
         steady=chosen.steady,
+        notes=notes,
     )
 
 

@@ -6,6 +6,7 @@ attributes and YAML configurations as its generators write them.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -63,7 +64,7 @@ def recognise_family(path: Path, file: h5py.File, stated: str | None = None) -> 
     attribute = hdf5_attribute(path, file, "family")
     named = by_name(path)
     if stated is not None:
-        name, why = stated, "--family"
+        name, why = stated, "--family says so"
     elif attribute is not None:
         name, why = text_of(attribute), f"its attribute family is {text_of(attribute)!r}"
     elif named:
@@ -71,8 +72,30 @@ def recognise_family(path: Path, file: h5py.File, stated: str | None = None) -> 
     else:
         return _by_arrays(path, file)
     if name not in FAMILIES:
-        raise DataError(f"{path}: unknown family {name!r}; give --family, one of {', '.join(sorted(FAMILIES))}")
+        near = difflib.get_close_matches(name.lower(), FAMILIES, n=1)
+        known = f"did you mean {near[0]}?" if near else f"give --family, one of {', '.join(sorted(FAMILIES))}"
+        raise DataError(f"{path}: unknown family {name!r}; {known}")
     return FAMILIES[name], why
+
+
+def overridden(
+    path: Path, file: h5py.File, chosen: Family, family: str | None, stated: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Notes on what the caller states otherwise than the file's attributes and name do."""
+    notes = []
+    attribute, named = hdf5_attribute(path, file, "family"), by_name(path)
+    own = text_of(attribute) if attribute is not None else named[0] if named else family
+    if family is not None and own != family:
+        where = "its attribute" if attribute is not None else "its name"
+        notes.append(f"taken as {family}, as --family says; {where} says {own}")
+    for name, value in stated.items():
+        try:
+            said = _constant(path, file, chosen, name)
+        except DataError:  # which of two is settled by what is stated
+            continue
+        if said is not None and not math.isclose(said, value, rel_tol=1e-4):
+            notes.append(f"{name} is {value:g}, as --parameter says; its name or attribute says {said:g}")
+    return tuple(notes)
 
 
 def _by_arrays(path: Path, file: h5py.File) -> tuple[Family, str] | None:

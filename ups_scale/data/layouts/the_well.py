@@ -146,6 +146,7 @@ def inspect_the_well(path: Path, family: str | None = None, parameters: Mapping[
         found.raise_all()
     stated = parameters or {}
     unknown = np.full(axes.num, np.nan)
+    replaced = [key for key, value in stated.items() if key in values and not np.allclose(values[key], value, 1e-4, 0)]
     columns = [np.full(axes.num, stated[key]) if key in stated else values.get(key, unknown) for key in order_of]
     return Source(
         path=path,
@@ -161,6 +162,9 @@ def inspect_the_well(path: Path, family: str | None = None, parameters: Mapping[
         splits=_splits(path, axes),
         contents=Contents(path, tuple(entry for _, entry in fields), axes.grid),
         licence=None if licence is None else text_of(licence),
+        notes=tuple(
+            f"{key} is {stated[key]:g}, as --parameter says; the file says {values[key].flat[0]:g}" for key in replaced
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from ups_scale.data.layouts.containers import (
     num_values,
     numbers,
     reads,
+    unit_of,
 )
 from ups_scale.errors import DataError
 
@@ -88,7 +89,8 @@ class Zarr:
             raise no_such_array(self.path, name, list(self._nodes), self._others)
         node = self._nodes[name]
         chunks = tuple(getattr(node, "shards", None) or node.chunks)
-        return Array(name, tuple(node.shape), np.dtype(node.dtype), chunks, numbers(dict(node.attrs)))
+        attributes = dict(node.attrs)
+        return Array(name, tuple(node.shape), np.dtype(node.dtype), chunks, numbers(attributes), unit_of(attributes))
 
     def read(self, name: str, slab: Slab) -> np.ndarray:
         self.array(name)
@@ -98,9 +100,25 @@ class Zarr:
                 self._check_blosc(name, node, slab)
             return native(np.asarray(node[slab]))
 
-    def verify(self, name: str, fill: float | None = None) -> None:
-        """Nothing: Zarr leaves out chunks that are the fill value everywhere, so that missing ones are no error."""
+    def verify(self, name: str, fill: float | None = None) -> str | None:
+        """Zarr leaves out chunks that are the fill value everywhere, so that missing ones are no error; nothing tells
+        them from those that a copy lost."""
         self.array(name)
+        node = self._nodes[name]
+        with reads(self.path, name):
+            number, there = int(node.nchunks), int(node.nchunks_initialized)
+            value = node.metadata.fill_value
+        if there >= number or (fill is not None and value == fill):
+            return None
+        if value is None:
+            raise DataError(
+                f"{self.path}: {number - there} of the {number} chunks of {name} are not there, and it has no fill "
+                "value that they would read as; copy the store again, or write it whole"
+            )
+        return (
+            f"{number - there} of the {number} chunks of {name} are not there and read as {value}, as Zarr has it of "
+            "chunks that hold nothing else; if the store was copied, compare it with the original"
+        )
 
     def _check_blosc(self, name: str, node: Any, slab: Slab) -> None:
         """Raises a `ValueError` if a chunk that a slab touches is not as long as its header says: numcodecs would read

@@ -29,12 +29,12 @@ def draft_in(message: str) -> dict:
         (
             lambda folder: write_arrays(folder / "1D_Burgers_Sols_Nu0.1.hdf5", {"tensor": numbers(10, 3, 8)}),
             "burgers_1d",
-            "it is named as PDEBench names burgers_1d, and has an array per field",
+            "it is named as PDEBench names burgers_1d; it has an array per field",
         ),
         (
             lambda folder: write_groups(folder / "2D_rdb_NA_NA.h5", numbers(10, 3, 4, 4, 1)),
             "shallow_water_2d",
-            "it is named as PDEBench names shallow_water_2d, and has 10 groups with `data`",
+            "it is named as PDEBench names shallow_water_2d; it has 10 groups with `data`",
         ),
         (
             lambda folder: write_arrays(

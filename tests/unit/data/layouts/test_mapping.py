@@ -553,8 +553,10 @@ def test_parameters_from_values_arrays_and_the_caller(tmp_path: Path) -> None:
     assert source.parameters == ("nu", "k", "m", "s")
     expected = np.stack([AXES["nu"], np.full(N, 2.0), np.full(N, np.nan), np.full(N, 7.0)], axis=1)
     np.testing.assert_array_equal(source.parameters_np, expected)
-    given = inspect(tmp_path, document, arrays, parameters={"m": 3.0, "nu": 1.0}).parameters_np
-    np.testing.assert_array_equal(given[:, [0, 2]], np.broadcast_to([1.0, 3.0], (N, 2)))
+    given = inspect(tmp_path, document, arrays, parameters={"m": 3.0, "k": 1.0}).parameters_np
+    np.testing.assert_array_equal(given[:, [1, 2]], np.broadcast_to([1.0, 3.0], (N, 2)))
+    with pytest.raises(DataError, match=r"--parameter nu: .* takes it from the array nu, a value for each"):
+        inspect(tmp_path, document, arrays, parameters={"nu": 1.0})
     with pytest.raises(DataError, match=r"--parameter q: .* names the parameters nu, k, m, s; add it there"):
         inspect(tmp_path, document, arrays, parameters={"q": 1.0})
     text = refusal(tmp_path, {**PLAIN, "parameters": {"nu": {"array": "x"}}})
