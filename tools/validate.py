@@ -161,7 +161,7 @@ def show(report: dict[str, Any]) -> None:
         for family in report["families"]:
             print(family_line(family))
     for damaged in report["damaged"]:
-        print(f"  {damaged_line(damaged)}", file=sys.stderr)
+        print(damaged_line(damaged), file=sys.stderr)
     for note in report["notes"]:
         print(f"note: {note}", file=sys.stderr)
     if report["deep"]:

@@ -222,6 +222,10 @@ class ShardReader:
             raise DataError(f"{shard}: the shard can't be read ({error.strerror}); {again}") from None
         if not S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise DataError(f"{shard}: not a file, though {manifest.path} lists it as a shard; {again}")
+        if status.st_size != entry.bytes:
+            raise DataError(
+                f"{shard}: {status.st_size:,} bytes, {manifest.path} says {entry.bytes:,}; copy it again, or {again}"
+            )
         path, spec = shard.with_name(shard.name + ".idx"), self.data.spec
         raw = read_raw(path)
         index = parse_index(raw, path)
@@ -241,8 +245,6 @@ class ShardReader:
         ):
             if found != expected:
                 raise DataError(f"{path}: {what} {found!r}, {manifest.path} says {expected!r}; {again}")
-        if header.frame_bytes > status.st_size:
-            raise DataError(f"{shard}: {status.st_size} bytes, where one frame has {header.frame_bytes}; {again}")
         times_nt = index.times_nt
         if spec.steady and not np.isnan(times_nt).all():
             raise DataError(f"{path}: states times, though {manifest.path} says the family is steady; {again}")

@@ -194,7 +194,9 @@ def _members(file: BinaryIO, shard: str, spec: FamilySpec, index: ShardIndex) ->
             if text := _array(file, member, (frames, *header.grid), header.dtype, offset):
                 yield Finding(shard, text, key, name)
     except _BadTar as damage:
-        yield Finding(shard, f"{damage}; copy it again, or run tools/shard.py again")
+        unseen = f"; the {len(missing)} members from there on can't be found by their names" if missing else ""
+        yield Finding(shard, f"{damage}{unseen}; copy it again, or run tools/shard.py again")
+        return
     for name in sorted(missing):
         key, _, ending = name.partition(".")
         yield Finding(shard, f"no member {name!r}", key, None if ending == "json" else ending.removesuffix(".npy"))
@@ -275,6 +277,7 @@ def _frames(file: BinaryIO, part: Part, spec: FamilySpec, index: ShardIndex, res
     header = index.header
     moments = [FieldMoments() for _ in header.fields]
     damaged = set()
+    ended = False
     for row, key in enumerate(header.keys):
         for column, name in enumerate(header.fields):
             of_field = FieldMoments()
@@ -283,7 +286,14 @@ def _frames(file: BinaryIO, part: Part, spec: FamilySpec, index: ShardIndex, res
                 text = "a static field whose checksums differ between frames in the index; run tools/shard.py again"
                 result.findings.append(Finding(part.entry.file, text, key, name))
             for first, raw, expected in _slabs(file, index, row, column):
-                bad = list(_bad_frames(raw, expected, header, spec.masked))
+                whole, cut = divmod(len(raw), header.frame_bytes)
+                bad = list(_bad_frames(raw, expected[:whole], header, spec.masked))
+                if whole < len(expected):
+                    if not ended:  # said once, not of every frame after it
+                        ends = f"the file ends {header.frame_bytes - cut} bytes before the frame does"
+                        bad.append((whole, f"{ends}; what comes after is missing too"))
+                    ended = True
+                    damaged.add(key)
                 result.findings += [Finding(part.entry.file, text, key, name, first + frame) for frame, text in bad]
                 if bad:
                     damaged.add(key)
@@ -323,9 +333,7 @@ def _bad_frames(
     size = header.frame_bytes
     for frame, checksum in enumerate(expected):
         piece = raw[frame * size : (frame + 1) * size]
-        if len(piece) < size:
-            yield frame, f"the file ends {size - len(piece)} bytes before the frame does"
-        elif (found := xxhash.xxh3_64_intdigest(piece)) != checksum:
+        if (found := xxhash.xxh3_64_intdigest(piece)) != checksum:
             yield frame, f"checksum {found:016x}, expected {checksum:016x}; run tools/shard.py again"
         elif text := _not_finite(np.frombuffer(piece, header.dtype), masked):
             yield frame, text
