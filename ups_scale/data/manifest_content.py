@@ -66,7 +66,7 @@ def manifest_content(
                 total.merge(part)
     families = {}
     for entry in entries:
-        statistics = finish(_statistics(entry, entries, trained))
+        statistics = finish(_statistics(entry, entries, trained, left_out))
         if entry.name in splits:
             families[entry.name] = _entry(entry, splits[entry.name], statistics, steps[entry.name], licence)
     provenance = {
@@ -88,16 +88,23 @@ def manifest_content(
     return {"format": manifest.FORMAT, "families": families, "provenance": provenance}
 
 
-def _statistics(entry: Entry, entries: Sequence[Entry], trained: dict[str, list[FieldMoments]]) -> list[FieldMoments]:
+def _statistics(
+    entry: Entry, entries: Sequence[Entry], trained: dict[str, list[FieldMoments]], left_out: Sequence[LeftOut]
+) -> list[FieldMoments]:
     """The entry's own; of one without training data (a test at another resolution) those of its family."""
     kin = [e for e in entries if (e.source.family, e.source.fields) == (entry.source.family, entry.source.fields)]
     for other in (entry, *sorted(kin, key=lambda other: (len(other.name), other.name))):
         if other.name in trained:
             return trained[other.name]
+    if any(bad.entry in {other.name for other in kin} for bad in left_out):
+        raise DataError(
+            f"{entry.name}: every training trajectory was left out for NaN or infinity; if those are points without a "
+            "value, say so by a mask in a mapping file"
+        )
     raise DataError(
         f"{entry.name}: no training trajectories with the fields "
-        f"{', '.join(field.name for field in entry.source.fields)} are left, so there are no statistics; give the file "
-        "of the train split too"
+        f"{', '.join(field.name for field in entry.source.fields)}, so there are no statistics; give the file of the "
+        "train split too"
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -92,15 +93,31 @@ def index_path(shard: Path) -> Path:
 
 
 def is_whole(path: Path, fingerprint: str) -> bool:
-    """Whether a shard and its index are there, of this fingerprint, with the bytes that were written."""
+    """Whether a shard and its index are there, of this fingerprint, with the bytes that were written.
+
+    Raises:
+        Damaged: they have been, and are no more.
+    """
+    if not index_path(path).exists():  # of a run that was killed between the two
+        return False
     try:
         header = read_index(index_path(path)).header
-        if header.source != fingerprint or path.stat().st_size != header.shard_bytes:
+        if header.source != fingerprint:
             return False
+        if (size := path.stat().st_size) != header.shard_bytes:
+            raise Damaged(f"{size:,} bytes, {header.shard_bytes:,} were written")
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == header.shard_sha256
-    except (DataError, OSError):
-        return False
+            if hashlib.file_digest(file, "sha256").hexdigest() != header.shard_sha256:
+                raise Damaged("SHA-256 differs")
+    except DataError:
+        raise Damaged("its index can't be read") from None
+    except OSError as error:
+        raise Damaged(f"can't be read: {error.strerror or error}") from None
+    return True
+
+
+class Damaged(Exception):
+    """What is wrong with a shard that was whole once."""
 
 
 def write_shard(job: Job, advance: Callable[[int], None]) -> list[tuple[int, str, int]]:
@@ -126,8 +143,7 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> list[tuple[int, str
     statistics = [FieldMoments() for _ in job.fields]
     try:
         with ExitStack() as stack:
-            with reading(job.source, "the file"):
-                read = stack.enter_context(job.contents.open())
+            read = stack.enter_context(_opened(job))
             tar = stack.enter_context(TarStream(stack.enter_context(write_aside(job.path))))
             for row, trajectory in enumerate(job.pieces[:, 0].tolist()):
                 before = tar.mark()
@@ -168,6 +184,41 @@ def write_shard(job: Job, advance: Callable[[int], None]) -> list[tuple[int, str
 
 class _NothingLeft(Exception):
     pass
+
+
+@dataclass
+class _Input:
+    """The input that a worker process has open: the next shard is mostly of the same, and what of it has been unpacked
+    and kept serves that too."""
+
+    contents: Contents
+    read: Frames
+    open: ExitStack
+
+
+_input: _Input | None = None
+
+
+@contextmanager
+def _opened(job: Job) -> Iterator[Frames]:
+    """The job's input, open. In a worker process it stays so, unless reading it fails."""
+    global _input
+    if _input is not None and _input.contents != job.contents:
+        _input.open.close()
+        _input = None
+    if _input is None:
+        with ExitStack() as stack:
+            with reading(job.source, "the file"):
+                read = stack.enter_context(job.contents.open())
+            _input = _Input(job.contents, read, stack.pop_all())
+    keep = False
+    try:
+        yield _input.read
+        keep = multiprocessing.parent_process() is not None
+    finally:
+        if not keep:
+            _input.open.close()
+            _input = None
 
 
 def _write_trajectory(

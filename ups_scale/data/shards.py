@@ -31,7 +31,7 @@ from ups_scale.data.inputs import check_unchanged, digests, in_threads, inspect_
 from ups_scale.data.manifest_content import LeftOut, manifest_content, time_steps
 from ups_scale.data.progress import Progress
 from ups_scale.data.shard_plan import Shard, cut_into_shards
-from ups_scale.data.shard_writer import SLAB_BYTES, index_path, is_whole, write_shard
+from ups_scale.data.shard_writer import SLAB_BYTES, Damaged, index_path, is_whole, write_shard
 from ups_scale.data.source import Source
 from ups_scale.data.workers import WorkerDied, run
 from ups_scale.errors import DataError, remedy
@@ -39,6 +39,7 @@ from ups_scale.errors import DataError, remedy
 MAX_WORKERS = 8
 MEMORY_BYTES = 1280 * 2**20
 WORKER_BYTES = 160 * 2**20
+DAMAGED_LISTED = 5
 LISTED = 20
 """How many of the trajectories that are left out a message names."""
 
@@ -104,7 +105,8 @@ def convert(
         _say_dropped(entries)
         left_out = _write_missing(shards, out, workers, show_progress, isolated)
         check_unchanged(states)
-        _settle(left_out, dtype, leave_out_bad, out)
+        mapped = any(source.layout == "mapping" for source in sources)
+        _settle(left_out, dtype, leave_out_bad, out, mapped)
         with _writing(out):
             content = manifest_content(
                 entries,
@@ -183,13 +185,9 @@ def _write_missing(
     there = [shard for shard in shards if shard.path.is_file()]
     total = sum(shard.path.stat().st_size for shard in there)
     with Progress("checking what is there", total, show_progress) as progress:
-        kept = {
-            shard.path
-            for shard, whole in zip(
-                there, in_threads(lambda shard: _is_kept(shard, progress.advance), there, workers), strict=True
-            )
-            if whole
-        }
+        states = in_threads(lambda shard: _is_kept(shard, progress.advance), there, workers)
+    kept = {shard.path for shard, state in zip(there, states, strict=True) if state is True}
+    _say_damaged([(shard.path, state) for shard, state in zip(there, states, strict=True) if isinstance(state, str)])
     waiting = [shard for shard in shards if shard.path not in kept]
     for shard in shards:
         if shard.path in kept:
@@ -218,11 +216,22 @@ def _write_missing(
     return [LeftOut(shard.entry, shard.part.source.path, *bad) for shard in shards for bad in left_out[shard.path]]
 
 
-def _is_kept(shard: Shard, advance: Callable[[int], None]) -> bool:
+def _is_kept(shard: Shard, advance: Callable[[int], None]) -> bool | str:
+    """Whether a shard that is there can stay; what is wrong with it, if it is damaged."""
     size = shard.path.stat().st_size
-    kept = is_whole(shard.path, shard.job().fingerprint)
-    advance(size)
-    return kept
+    try:
+        return is_whole(shard.path, shard.job().fingerprint)
+    except Damaged as damage:
+        return str(damage)
+    finally:
+        advance(size)
+
+
+def _say_damaged(damaged: Sequence[tuple[Path, str]]) -> None:
+    for path, what in damaged[:DAMAGED_LISTED]:
+        say(f"{path}: damaged ({what}); it is written anew")
+    if len(damaged) > DAMAGED_LISTED:
+        say(f"and {len(damaged) - DAMAGED_LISTED} more shards that are damaged are written anew")
 
 
 def _clean(out: Path) -> None:
@@ -241,26 +250,34 @@ def _died(death: WorkerDied) -> DataError:
     )
 
 
-def _settle(left_out: Sequence[LeftOut], dtype: str, leave_out_bad: bool, out: Path) -> None:
+def _settle(left_out: Sequence[LeftOut], dtype: str, leave_out_bad: bool, out: Path, mapped: bool) -> None:
     """Says which trajectories are left out, as an error unless the user has agreed to it."""
     if not left_out:
         return
+    # Of a long trajectory that is cut into pieces each may be bad; the first one's place is told.
+    first: dict[tuple[Path, int], LeftOut] = {}
+    for bad in left_out:
+        first.setdefault((bad.source, bad.trajectory), bad)
     lines = [
         f"  {bad.source}: trajectory {bad.trajectory}, field {bad.field}, frame {bad.frame}"
-        for bad in left_out[:LISTED]
+        for bad in list(first.values())[:LISTED]
     ]
-    if len(left_out) > LISTED:
-        lines.append(f"  and {len(left_out) - LISTED} more")
+    if len(first) > LISTED:
+        lines.append(f"  and {len(first) - LISTED} more")
     listed = "\n".join(lines)
-    counted = f"{len(left_out)} {'trajectories hold' if len(left_out) > 1 else 'trajectory holds'} NaN or infinity"
+    counted = f"{len(first)} {'trajectories hold' if len(first) > 1 else 'trajectory holds'} NaN or infinity"
+    if len(left_out) > len(first):
+        counted += f", in {len(left_out)} of the pieces that they are cut into,"
     if leave_out_bad:
-        say(f"warning: {counted} (in {dtype}) and {'are' if len(left_out) > 1 else 'is'} left out:\n{listed}")
+        what = "these pieces" if len(left_out) > len(first) else "these trajectories"
+        say(f"warning: {counted} (in {dtype}); {what} are left out:\n{listed}")
         return
     (out / "manifest.json").unlink(missing_ok=True)
     larger = ", store --dtype float32 if float16 is too narrow," if dtype == "float16" else ""
+    mask = 'write "mask": "nan" in the mapping' if mapped else "say so by a mask in a mapping file"
     raise DataError(
         f"{counted} (in {dtype}):\n{listed}\nRun again with --leave-out-bad to go on without them (the shards are "
-        f"written and kept){larger} or, if those are points without a value, say so by a mask in a mapping file"
+        f"written and kept){larger} or, if those are points without a value, {mask}"
     )
 
 

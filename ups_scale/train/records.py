@@ -29,8 +29,7 @@ def quarantined(items: Sequence[DamagedItem]) -> Iterator[str]:
         more = f" (and {len(of_place) - 1} more of its frames)" if len(of_place) > 1 else ""
         yield f"quarantined, another trajectory takes its place: {of_place[0]}{more}"
     if len(by_place) > LISTED:
-        more = len(by_place) - LISTED
-        yield f"quarantined: {more} more; the checkpoints list them, and tools/validate.py --deep finds all"
+        yield f"quarantined: {len(by_place) - LISTED} more; checkpoints list them, tools/validate.py --deep finds all"
 
 
 class StepRecords:

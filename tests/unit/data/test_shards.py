@@ -232,7 +232,7 @@ def test_what_is_not_finite_is_refused_with_its_place_and_left_out_on_request(ow
     manifest = shards.convert(
         [own_sources], out, layout="pdebench", shard_mib=SHARD_MIB, leave_out_bad=True, show_progress=False
     )
-    assert "warning: 1 trajectory holds NaN or infinity (in float32) and is left out" in capsys.readouterr().err
+    assert "warning: 1 trajectory holds NaN or infinity (in float32); these trajectories are left out" in capsys.readouterr().err
     assert {key: time for key, time in times(out).items() if key != "manifest.json"} == written
     data = manifest.families["reaction_diffusion_2d"]
     assert data.num_trajectories("train") == COUNTS["train"] - 1

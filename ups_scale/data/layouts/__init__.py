@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ups_scale.data.layouts.detect import Recognised, recognise
 from ups_scale.data.layouts.pdebench import inspect_pdebench
 from ups_scale.data.layouts.the_well import inspect_the_well
@@ -54,6 +56,9 @@ def inspect(
         source = inspect_mapping(path, Path(layout), family, parameters or {})
     else:
         raise DataError(f"--layout {layout}: unknown; give {', '.join(LAYOUTS)} or a mapping file that ends in .json")
+    for name, values in zip(source.parameters, source.parameters_np.T, strict=True):
+        if np.isinf(values).any():
+            raise DataError(f"{path}: parameter {name} is infinite; write a number, or NaN where it is unknown")
     splits = _splits(source, split)
     if not splits:
         raise DataError(

@@ -8,6 +8,8 @@ at once, and those read last are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +20,53 @@ from ups_scale.data.layouts.kept import Kept
 KEPT_BYTES = 128 * 1024**2
 
 
+Axes = Sequence[str | int | None]
+# Blocks of arrays that several fields share have so many bytes at least: small reads are slow.
+SHARED_BYTES = 8 * 1024**2
+
+
+class ArrayBlocks:
+    """Reads several arrays of an open container, each in its own blocks.
+
+    Args:
+        num_fields: how many are read in turns; they share what is kept.
+    """
+
+    def __init__(self, container: Container, num_fields: int) -> None:
+        def blocks(name: str, axes: tuple[str | int | None, ...], shared: bool) -> Blocks:
+            return Blocks(container, name, axes, KEPT_BYTES // num_fields, shared)
+
+        self._container = container
+        self._blocks = lru_cache(maxsize=num_fields)(blocks)
+
+    def read(
+        self, name: str, axes: tuple[str | int | None, ...], trajectory: int, frames: range, component: tuple[int, ...]
+    ) -> np.ndarray:
+        """Part of the array `name`, floating point: its axis "t", if it has one, and its axes None.
+
+        Args:
+            axes: of the array, as in `Blocks`, without those of components.
+            component: index into its last axes; other fields have the others.
+        """
+        last = self._container.array(name).chunks[len(axes) :]
+        if component and set(last) == {1}:  # each component has chunks of its own
+            axes, component = (*axes, *component), ()
+        blocks = self._blocks(name, (*axes, *(None for _ in component)), bool(component))
+        place: Any = (..., *component)
+        values = blocks.read(trajectory, frames)[place]
+        return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
 class Blocks:
     """Reads one array of an open container.
 
     Args:
         axes: for each axis of the array "n" (trajectory), "t" (time), a position that is always taken, or None.
         max_bytes: the most that its kept blocks may take together.
+        shared: the same will be asked for again at once, by other fields that the array holds.
     """
 
-    def __init__(self, container: Container, name: str, axes: Sequence[str | int | None], max_bytes: int) -> None:
+    def __init__(self, container: Container, name: str, axes: Axes, max_bytes: int, shared: bool = False) -> None:
         self._container = container
         self._name = name
         self._axes = axes
@@ -40,15 +80,23 @@ class Blocks:
         if "n" in self._steps:
             room = max_bytes // (one * self._sizes.get("t", 1))
             self._steps["n"] = max(1, min(self._steps["n"], room))
+        if "t" in self._steps and shared:
+            chunk = self._steps["t"]
+            self._steps["t"] = chunk * -(-SHARED_BYTES // (one * self._steps.get("n", 1) * chunk))
         if "t" in self._steps:
             room = max_bytes // (one * self._steps.get("n", 1))
             self._steps["t"] = max(1, min(self._steps["t"], room))
         self._kept = Kept(max_bytes)
         self._entry_bytes = one
+        self._shared = shared
 
     def read(self, trajectory: int, frames: range) -> np.ndarray:
         """The array without its axis n and without those whose position is always taken; its axis t has `frames`."""
-        if self._steps.get("n", 1) == 1 and len(frames) * frames.step >= 2 * self._steps.get("t", 1) - 1:
+        if (
+            not self._shared
+            and self._steps.get("n", 1) == 1
+            and len(frames) * frames.step >= 2 * self._steps.get("t", 1) - 1
+        ):
             # It asks for one block or for so many that little is read twice.
             return self._container.read(
                 self._name, self._slab(trajectory, slice(frames.start, frames.stop, frames.step))

@@ -6,8 +6,9 @@
     Zarr v2, v3         zarr               the chunks that the slab touches
     netCDF-3            scipy              the slab
     npz, uncompressed   numpy              the slab
-    npz, compressed     numpy, zipfile     the whole array once, which is then kept (`kept.py`)
-    MATLAB v5           `matlab5.py`       the slab; of a compressed variable the whole, kept
+    MATLAB v5           `matlab5.py`       the slab
+    npz, MATLAB v5,     zipfile, zlib      the whole array once, into a temporary file (`unpacked.py`); then the slab
+    compressed
 
 Files come from strangers: nothing is unpickled, no link out of a file is followed, sizes are checked before memory is
 asked for, and whatever a library says against a file becomes a `DataError` that names file and array.
@@ -33,7 +34,6 @@ MAX_ARRAY_BYTES = 2 * 1024**3
 # Shorter reads than this cost as much as one of it.
 RUN_BYTES = 2**16
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-ATTRIBUTES = ("_FillValue", "missing_value", "scale_factor", "add_offset")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,12 @@ class Array:
     Attributes:
         name, shape, dtype: as its format has them.
         chunks: for each axis how many entries are best read together: the chunk's, or those that lie side by side.
-        attributes: those of netCDF that change what the numbers mean, where they are single numbers.
+        attributes: those of netCDF that change what the numbers mean: _FillValue, missing_value, scale_factor and
+            add_offset.
         unit: what its attribute `units` says.
+        valid: least and most number that is a value, where the file says so (valid_range, valid_min, valid_max).
+        unwritten: what reads where nothing was written, where that isn't 0 or NaN and no _FillValue says so.
+        unclear: attribute -> what it says, where that can't be understood. Such arrays are listed, but not to be used.
     """
 
     name: str
@@ -53,6 +57,9 @@ class Array:
     chunks: tuple[int, ...]
     attributes: Mapping[str, float] = field(default_factory=dict)
     unit: str | None = None
+    valid: tuple[float, float] | None = None
+    unwritten: float | None = None
+    unclear: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name} {self.shape}"
@@ -147,17 +154,6 @@ def kind_of(path: Path) -> str:
     )
 
 
-def check_slab_size(path: Path, array: Array) -> None:
-    """Raises a `DataError` for an array that must be held in memory whole and is too large for that."""
-    num_bytes = num_values(array.shape) * array.dtype.itemsize
-    if num_bytes > MAX_ARRAY_BYTES:
-        raise DataError(
-            f"{path}: {array.name} takes {num_bytes / 1024**3:.1f} GiB, and this format can only be read an array at a "
-            f"time, up to {MAX_ARRAY_BYTES / 1024**3:.0f} GiB. Write it as HDF5, Zarr, MATLAB v7.3 (save -v7.3) or "
-            "uncompressed npz (np.savez), or in several files"
-        )
-
-
 def runs(shape: Sequence[int], dtype: np.dtype, order: str) -> tuple[int, ...]:
     """`Array.chunks` of an array in one piece: its fastest axes are read together up to a run that is worth a read."""
     chunks = [1] * len(shape)
@@ -210,27 +206,9 @@ def native(values: np.ndarray) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def unit_of(attributes: Mapping[str, object]) -> str | None:
-    """What the attribute `units` says, if it is a text."""
-    value = attributes.get("units")
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    return value if isinstance(value, str) else None
-
-
 def is_real(dtype: np.dtype) -> bool:
     """Whether its values are real numbers (truth values count as 0 and 1)."""
     return dtype.kind in "fiub" and dtype.itemsize <= 8
-
-
-def numbers(attributes: Mapping[str, object]) -> dict[str, float]:
-    """Those of `attributes` that say what an array's numbers mean, where they are single numbers."""
-    found = {}
-    for name in ATTRIBUTES:
-        value = np.asarray(attributes[name]) if name in attributes else None
-        if value is not None and value.size == 1 and value.dtype.kind in "fiu":
-            found[name] = float(value.reshape(-1)[0])
-    return found
 
 
 def _is_hdf5(file: IO[bytes]) -> bool:

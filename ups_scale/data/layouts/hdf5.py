@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from ups_scale.data.layouts.attributes import ATTRIBUTES, described
 from ups_scale.data.layouts.containers import (
-    ATTRIBUTES,
     MAX_ARRAY_BYTES,
     Array,
     Slab,
@@ -18,14 +19,14 @@ from ups_scale.data.layouts.containers import (
     native,
     no_such_array,
     num_values,
-    numbers,
     runs,
-    unit_of,
 )
-from ups_scale.data.layouts.slabs import check_written
+from ups_scale.data.layouts.storage import check_written
 from ups_scale.data.source import hdf5_attribute, hdf5_item, hdf5_names, hdf5_reads, open_hdf5, text_of
 from ups_scale.errors import DataError
 
+# Arrays that stay open: closing one drops its cache of chunks, and a chunk may hold many trajectories.
+OPEN_ARRAYS = 8
 MAX_DEPTH = 8
 MAX_ARRAYS = 10_000
 MATLAB_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
@@ -53,7 +54,7 @@ class Hdf5:
         self.kind = "MATLAB v7.3" if matlab else "HDF5"
         self._file = file
         self._matlab = matlab
-        self._looked_at: dict[str, h5py.Dataset] = {}
+        self._dataset = lru_cache(maxsize=OPEN_ARRAYS)(self._look_at)
 
     def arrays(self) -> tuple[Array, ...]:
         return tuple(array for array, _ in self._walk() if isinstance(array, Array))
@@ -76,13 +77,8 @@ class Hdf5:
             check_written(self.path, dataset)
         return None
 
-    def _dataset(self, name: str) -> h5py.Dataset:
-        """The dataset, looked at once."""
-        if name not in self._looked_at:
-            self._looked_at[name] = self._look_at(name)
-        return self._looked_at[name]
-
     def _look_at(self, name: str) -> h5py.Dataset:
+        """The array, which can be read; an error otherwise."""
         item = hdf5_item(self.path, self._file, name)
         if item is None:
             others = {other: what for array, what in self._walk() if not isinstance(array, Array) for other in (array,)}
@@ -119,10 +115,12 @@ class Hdf5:
     def _described(self, name: str, dataset: h5py.Dataset) -> Array:
         with hdf5_reads(self.path, name):
             shape = tuple(int(size) for size in dataset.shape)
-            attributes = {key: dataset.attrs[key] for key in (*ATTRIBUTES, "units") if key in dataset.attrs}
+            attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
+            stated = dataset.id.get_create_plist().fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+            unwritten = float(dataset.fillvalue) if stated else None
             chunks = dataset.chunks or runs(shape, dataset.dtype, "C")
             turn = slice(None, None, -1 if self._matlab else 1)
-            return Array(name, shape[turn], dataset.dtype, chunks[turn], numbers(attributes), unit_of(attributes))
+            return described(name, shape[turn], dataset.dtype, chunks[turn], attributes, unwritten)
 
     def _walk(self) -> Iterator[tuple[Array | str, str]]:
         """Every array, and every other dataset's name with what it is. Groups may hold each other in circles."""

@@ -1,4 +1,4 @@
-"""Arrays kept in memory: whole ones of formats that can't be read in parts, blocks of others."""
+"""Blocks of arrays that are kept in memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-# Arrays are kept up to this together, and in any case the one read last.
-KEPT_BYTES = 512 * 1024**2
-
 
 class Kept:
-    """The arrays read last, by name (or place); those read longest ago go first."""
+    """The blocks read last, by their place, up to `max_bytes` together and in any case the last one; those read longest
+    ago go first."""
 
-    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
     def get(self, name: Hashable, num_bytes: int, load: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array `name` of `num_bytes`, from `load` where it isn't kept. Others make room before it is loaded."""
+        """The block `name` of `num_bytes`, from `load` where it isn't kept. Others make room before it is loaded."""
         if name not in self._arrays:
             while self._arrays and num_bytes + sum(kept.nbytes for kept in self._arrays.values()) > self.max_bytes:
                 self._arrays.popitem(last=False)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ups_scale.data.layouts.blocks import KEPT_BYTES, Blocks
 from ups_scale.data.layouts.containers import Container, open_container
+from ups_scale.data.layouts.missing import Missing
 from ups_scale.data.source import Frames
 from ups_scale.errors import DataError
 
@@ -24,8 +25,7 @@ class MappedField:
         axes: a letter for each axis of the array: n trajectory, t time, x y z space, p point, others with an index.
         index: letter -> position taken.
         static: has one frame.
-        fill: number in the array that stands for no value.
-        suspects: numbers that the file declares to be no values, but the mapping doesn't.
+        missing: which numbers in the array are no values.
         scale, offset: value = scale x number + offset.
     """
 
@@ -33,8 +33,7 @@ class MappedField:
     axes: tuple[str, ...]
     index: Mapping[str, int]
     static: bool = False
-    fill: float | None = None
-    suspects: tuple[float, ...] = ()
+    missing: Missing = Missing()
     scale: float = 1.0
     offset: float = 0.0
 
@@ -89,22 +88,14 @@ class MappedContents:
 
     def _values(self, field: MappedField, stored: np.ndarray, trajectory: int, frames: range) -> np.ndarray:
         """The numbers as values: floating point, scaled, NaN where there is none."""
-        for suspect in field.suspects:
-            if (stored == _as_stored(suspect, stored.dtype)).any():
-                raise DataError(
-                    f"{self.path}: {field.array} declares {suspect:g} to be no value (_FillValue or missing_value) "
-                    f"and has it in trajectory {trajectory}, frames {frames.start} to {frames.stop - 1}. Write "
-                    f'"mask": "fill" and the field\'s "fill": {suspect!r}, or "fill": null if it is a value'
-                )
+        suspect = field.missing.suspect(stored)
+        if suspect:
+            says, remedy = suspect
+            raise DataError(
+                f"{self.path}: {field.array} {says} in trajectory {trajectory}, frames {frames.start} to "
+                f"{frames.stop - 1}. {remedy}"
+            )
         values = stored if stored.dtype.kind == "f" else stored.astype(np.float64)
         if field.scale != 1 or field.offset != 0:
             values = values.astype(np.float64) * field.scale + field.offset
-        if field.fill is not None:
-            values = np.where(stored == _as_stored(field.fill, stored.dtype), np.nan, values)
-        return values
-
-
-def _as_stored(value: float, dtype: np.dtype) -> np.generic | float:
-    """`value` as an array of this dtype has it: 1e20 in float32 isn't 1e20 in float64."""
-    with np.errstate(over="ignore"):
-        return dtype.type(value) if dtype.kind == "f" else value
+        return field.missing.apply(stored, values)

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ups_scale.data.layouts.attributes import RANGE
 from ups_scale.data.layouts.axes import check_times
 from ups_scale.data.layouts.containers import Array, Container, num_values, open_container
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.mapped import MappedContents, MappedField
 from ups_scale.data.layouts.mapping_file import check_given, domain_axes, free_axes, load_mapping
+from ups_scale.data.layouts.missing import Missing, missing_of, suspects_of
 from ups_scale.data.layouts.space_axis import check_even, decreases, extents_of
 from ups_scale.data.layouts.units import seconds
 from ups_scale.data.source import (
@@ -155,7 +157,7 @@ class _Inspection:
     def _array(self, number: int) -> Array:
         """The array of a field, which has as many axes as the mapping says."""
         entry = self.document["fields"][number]
-        array = self.container.array(entry["array"])
+        array = self._used(entry["array"], () if "valid" in entry else RANGE)
         if len(array.shape) != len(entry["axes"]):
             raise DataError(
                 f"{self.path}: fields[{number}].axes: {_listed(entry['axes'])} are {len(entry['axes'])} axes, but the "
@@ -172,6 +174,20 @@ class _Inspection:
         self._verify(array, entry.get("fill"))
         return array
 
+    def _used(self, name: str, also: tuple[str, ...] = ()) -> Array:
+        """The array called `name`; an error if what its attributes say of its numbers can't be understood.
+
+        Args:
+            also: attributes of a range of values, which are not looked at otherwise.
+        """
+        array = self.container.array(name)
+        asked = {key: text for key, text in array.unclear.items() if key not in RANGE or key in also}
+        if asked:
+            listed = "; ".join(f"{key} = {text}" for key, text in asked.items())
+            remedy = '. Correct it, or say in the field what are values: "valid": [LOW, HIGH], or null if all are'
+            raise DataError(f"{self.path}: the array {array} has {listed}{remedy if set(asked) & set(RANGE) else ''}")
+        return array
+
     def _verify(self, array: Array, fill: float | None = None) -> None:
         note = self.container.verify(array.name, fill)
         if note:
@@ -179,7 +195,7 @@ class _Inspection:
 
     def _line(self, name: str, what: str) -> np.ndarray:
         """The numbers of a coordinate as float64 (size,), whatever axes of size 1 it has."""
-        array = self.container.array(name)
+        array = self._used(name)
         if sum(size > 1 for size in array.shape) > 1:
             raise DataError(f"{self.path}: {what}: the array {array} has more than one axis; give the coordinate alone")
         return self._all(array, what).reshape(-1)
@@ -188,14 +204,17 @@ class _Inspection:
         if num_values(array.shape) > MAX_COORDINATES:
             raise DataError(f"{self.path}: {what}: the array {array} is too large for a coordinate or parameter")
         self._verify(array)
-        values = self.container.read(array.name, tuple(slice(None) for _ in array.shape)).astype(np.float64)
+        stored = self.container.read(array.name, tuple(slice(None) for _ in array.shape))
+        suspect = Missing(suspects=suspects_of(array)).suspect(stored)
+        if suspect:
+            raise DataError(f"{self.path}: {what}: the array {array} {suspect[0]}; write all its numbers into the file")
         scale, offset = (array.attributes.get(key) for key in ("scale_factor", "add_offset"))
         if (scale, offset) not in ((None, None), (1.0, 0.0)):
             raise DataError(
                 f"{self.path}: {what}: the array {array} is packed (scale_factor, add_offset), which is read of fields "
                 "alone; write it as floating point"
             )
-        return values
+        return stored.astype(np.float64)
 
     def _points(self, letter: str) -> np.ndarray | None:
         """Points of an axis of space in the file's order, None where the mapping gives its extents alone."""
@@ -213,7 +232,7 @@ class _Inspection:
         time = self.document["time"]
         if time is None or "array" not in time:
             return None
-        array = self.container.array(time["array"])
+        array = self._used(time["array"])
         stated = seconds(array.unit)
         if stated is not None and not math.isclose(stated, time["unit_s"], rel_tol=1e-6):
             raise DataError(
@@ -288,29 +307,15 @@ class _Inspection:
                 f"the offset of {entry['name']} is {entry['offset']:g} by the mapping, in place of the file's "
                 f"{offset:g}: it is stored moved by {entry['offset'] - offset:g}"
             )
-        declared = {array.attributes[key] for key in ("_FillValue", "missing_value") if key in array.attributes}
-        fill = entry.get("fill")
-        stated = "fill" in entry
-        if fill is not None and declared and not any(_same(fill, value, array.dtype) for value in declared):
-            raise DataError(
-                f"{self.path}: fields[{number}].fill: found {fill!r}, but the array {array} declares "
-                f"{' and '.join(repr(value) for value in sorted(declared))}; write that"
-            )
-        # A NaN that the file declares needs no guard: the writer refuses NaN where the mapping has no mask.
-        suspects = (
-            ()
-            if stated and fill is None
-            else tuple(
-                sorted(v for v in declared if math.isfinite(v) and (fill is None or not _same(fill, v, array.dtype)))
-            )
-        )
+        missing, note = missing_of(self.path, number, array, entry)
+        if note:
+            self.notes.append(note)
         return MappedField(
             array.name,
             tuple(entry["axes"]),
             dict(entry["index"]),
             entry["static"],
-            fill,
-            suspects,
+            missing,
             entry["scale"],
             entry.get("offset", 0.0),
         )
@@ -403,12 +408,6 @@ def _near_miss(family: str) -> tuple[str, ...]:
     like = [name for name in FAMILIES if re.sub(r"\D", "", name) == digits]
     near = [] if family in FAMILIES else difflib.get_close_matches(family.lower(), like, n=1, cutoff=0.85)
     return tuple(f"family {family} is new; if you mean {name}, write that" for name in near)
-
-
-def _same(a: float, b: float, dtype: np.dtype) -> bool:
-    """Whether two numbers are one in an array of this dtype."""
-    with np.errstate(over="ignore"):
-        return bool(dtype.type(a) == dtype.type(b)) if dtype.kind == "f" else a == b
 
 
 def _listed(axes: Sequence[str]) -> str:

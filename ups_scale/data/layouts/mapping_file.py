@@ -30,7 +30,7 @@ def schema() -> dict[str, Any]:
 def load_mapping(path: Path) -> dict[str, Any]:
     """The mapping in the file `path`, checked, with the schema's defaults filled in.
 
-    A field's `fill` and `offset` and an axis' `points` have no default: whether they are stated makes a difference.
+    A field's `fill`, `valid` and `offset` and an axis' `points` have no default: whether they are stated makes a difference.
 
     Raises:
         DataError: with all problems, each by its path in the file ("fields[0].axes[1]"), what was found and what is
@@ -170,6 +170,12 @@ def _mask(document: Mapping[str, Any]) -> Iterator[Problem]:
     for number, has_fill in enumerate(filled):
         if has_fill and document["mask"] != "fill":
             yield Problem(f"fields[{number}].fill", f'has no effect with mask {show(document["mask"])}; use "fill"')
+    for number, field in enumerate(document["fields"]):
+        path, valid = f"fields[{number}].valid", field.get("valid")
+        if valid is not None and valid[0] > valid[1]:
+            yield Problem(path, f"found {show(valid)}; the low end comes first")
+        if valid is not None and document["mask"] is None:
+            yield Problem(path, 'numbers outside become points without a value, which need a mask; write "mask": "nan"')
 
 
 def _sides(document: Mapping[str, Any]) -> Iterator[Problem]:

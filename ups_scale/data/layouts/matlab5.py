@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import IO, BinaryIO, Literal, Protocol
 
 import numpy as np
 
 from ups_scale.data.layouts.containers import (
     Array,
     Slab,
-    check_slab_size,
     native,
     no_such_array,
     num_values,
     reads,
     runs,
 )
-from ups_scale.data.layouts.kept import Kept
+from ups_scale.data.layouts.unpacked import Unpacked
 from ups_scale.errors import DataError
 
 HEADER_BYTES = 128
@@ -49,8 +49,8 @@ def open_matlab5(path: Path) -> Iterator[Matlab5]:
     """The open file. Raises `DataError`."""
     with reads(path, "the file"):
         file = path.open("rb")
-    with file:
-        yield Matlab5(path, file)
+    with file, closing(Unpacked(path)) as unpacked:
+        yield Matlab5(path, file, unpacked)
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class _Element:
 
 
 class Matlab5:
-    """An open MATLAB v5 file. Variables are mapped for each slab; compressed ones are read whole, and kept."""
+    """An open MATLAB v5 file. Variables are mapped for each slab; compressed ones are unpacked before."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO, unpacked: Unpacked) -> None:
         self.path = path
         self.kind = "MATLAB v5"
         self._file = file
-        self._kept = Kept()
+        self._unpacked = unpacked
         self._elements: dict[str, _Element] = {}
         self._others: dict[str, str] = {}
         with reads(path, "the list of variables"):
@@ -90,12 +90,13 @@ class Matlab5:
         array = element.array
         with reads(self.path, name):
             if element.compressed:
-                check_slab_size(self.path, array)
-                num_bytes = num_values(array.shape) * array.dtype.itemsize
-                return self._kept.get(name, num_bytes, lambda: self._inflate(element))[slab]
-            offset = element.start + element.offset
-            mapped = np.memmap(self.path, element.stored, "r", offset, array.shape, "F")
-            return native(np.array(mapped[slab])).astype(array.dtype, copy=False)
+                values = self._unpacked.read(
+                    name, element.stored, array.shape, "F", slab, partial(self._inflate, element)
+                )
+            else:
+                offset = element.start + element.offset
+                values = np.array(np.memmap(self.path, element.stored, "r", offset, array.shape, "F")[slab])
+            return native(values).astype(array.dtype, copy=False)
 
     def verify(self, name: str, fill: float | None = None) -> str | None:
         """Nothing: that variables are whole is seen on opening, and zlib's checksum is compared on reading."""
@@ -155,8 +156,7 @@ class Matlab5:
             room = inner_bytes + (TAG_BYTES if compressed else 0) - offset
             if count != expected or count > (4 if small else room):
                 raise ValueError(f"{name} states shape {shape}, {expected:,} bytes, and has {min(count, room):,}")
-            chunks = (1,) * len(shape) if compressed else runs(shape, stored, "F")
-            array = Array(name, shape, np.dtype(NUMBERS[what]), chunks)
+            array = Array(name, shape, np.dtype(NUMBERS[what]), runs(shape, stored, "F"))
             self._elements[name] = _Element(array, compressed, start, num_bytes, offset, stored)
 
     def _content(self, compressed: bool, start: int, num_bytes: int) -> _Stream:
@@ -181,17 +181,16 @@ class Matlab5:
             raise ValueError(f"an element of type {found} and {count:,} bytes where one of type {kind} was expected")
         return _exactly(stream, 4 if small else -count % 8 + count)[:count]
 
-    def _inflate(self, element: _Element) -> np.ndarray:
+    def _inflate(self, element: _Element, to: IO[bytes]) -> None:
         stream = self._content(True, element.start, element.num_bytes)
         _exactly(stream, element.offset)
-        values = np.empty(num_values(element.array.shape), element.stored)
-        data = values.view(np.uint8)
-        for start in range(0, len(data), CHUNK_BYTES):
-            stop = min(start + CHUNK_BYTES, len(data))
-            data[start:stop] = np.frombuffer(_exactly(stream, stop - start), np.uint8)
+        left = num_values(element.array.shape) * element.stored.itemsize
+        while left:
+            data = _exactly(stream, min(left, CHUNK_BYTES))
+            to.write(data)
+            left -= len(data)
         if len(stream.read(TAG_BYTES)) == TAG_BYTES:  # reaching the end makes zlib compare the checksum
             raise ValueError("bytes beyond the numbers")
-        return native(values).astype(element.array.dtype, copy=False).reshape(element.array.shape, order="F")
 
 
 class _Stream(Protocol):

@@ -10,18 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ups_scale.data.layouts.containers import (
-    ATTRIBUTES,
-    Array,
-    Slab,
-    is_real,
-    native,
-    no_such_array,
-    numbers,
-    reads,
-    runs,
-    unit_of,
-)
+from ups_scale.data.layouts.attributes import ATTRIBUTES, NETCDF_FILLS, described
+from ups_scale.data.layouts.containers import Array, Slab, is_real, native, no_such_array, reads, runs
 
 
 @contextmanager
@@ -42,8 +32,7 @@ class Netcdf3:
         with self._opened("the header") as file:
             for name, variable in file.variables.items():
                 dtype = variable.data.dtype.newbyteorder("=")
-                named = (*ATTRIBUTES, "units")
-                attributes = {key: getattr(variable, key) for key in named if hasattr(variable, key)}
+                attributes = {key: getattr(variable, key) for key in ATTRIBUTES if hasattr(variable, key)}
                 if not is_real(dtype):
                     self._others[name] = f"of type {dtype}"
                 elif 0 in variable.data.shape:
@@ -51,7 +40,8 @@ class Netcdf3:
                 else:
                     shape = tuple(variable.data.shape)
                     chunks = runs(shape, dtype, "C")
-                    self._arrays[name] = Array(name, shape, dtype, chunks, numbers(attributes), unit_of(attributes))
+                    unwritten = NETCDF_FILLS.get(dtype.str[1:])
+                    self._arrays[name] = described(name, shape, dtype, chunks, attributes, unwritten)
 
     def arrays(self) -> tuple[Array, ...]:
         return tuple(self._arrays.values())

@@ -5,16 +5,16 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
 from ups_scale.data.layouts.containers import (
     Array,
     Slab,
-    check_slab_size,
     is_real,
     native,
     no_such_array,
@@ -22,7 +22,7 @@ from ups_scale.data.layouts.containers import (
     reads,
     runs,
 )
-from ups_scale.data.layouts.kept import Kept
+from ups_scale.data.layouts.unpacked import Unpacked
 from ups_scale.errors import DataError
 
 MAX_HEADER_BYTES = 10_000
@@ -36,8 +36,8 @@ def open_npz(path: Path) -> Iterator[Npz]:
     """The open file. Raises `DataError`."""
     with reads(path, "the zip file's table"):
         archive = zipfile.ZipFile(path)
-    with archive:
-        yield Npz(path, archive)
+    with archive, closing(Unpacked(path)) as unpacked:
+        yield Npz(path, archive, unpacked)
 
 
 class Npz:
@@ -46,11 +46,11 @@ class Npz:
     An uncompressed array is mapped for each slab anew, so that its pages don't count as this process' memory after it.
     """
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    def __init__(self, path: Path, archive: zipfile.ZipFile, unpacked: Unpacked) -> None:
         self.path = path
         self.kind = "npz"
         self._archive = archive
-        self._kept = Kept()
+        self._unpacked = unpacked
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._seen: dict[str, tuple[Array, bool, int]] = {}
         self._offsets: dict[str, int] = {}
@@ -69,16 +69,15 @@ class Npz:
     def read(self, name: str, slab: Slab) -> np.ndarray:
         array, fortran, start = self._header(name)
         info = self._members[name]
+        order: Literal["C", "F"] = "F" if fortran else "C"
         with reads(self.path, name):
             if info.compress_type == zipfile.ZIP_STORED:
                 if name not in self._offsets:
                     self._offsets[name] = self._data_offset(info) + start
-                order = "F" if fortran else "C"
-                mapped = np.memmap(self.path, array.dtype, "r", self._offsets[name], array.shape, order)  # type: ignore[call-overload]
+                mapped = np.memmap(self.path, array.dtype, "r", self._offsets[name], array.shape, order)
                 return native(np.array(mapped[slab]))
-            check_slab_size(self.path, array)
-            num_bytes = num_values(array.shape) * array.dtype.itemsize
-            return native(self._kept.get(name, num_bytes, lambda: self._load(array, fortran))[slab])
+            unpack = partial(self._unpack, array)
+            return native(self._unpacked.read(name, array.dtype, array.shape, order, slab, unpack))
 
     def verify(self, name: str, fill: float | None = None) -> str | None:
         """Compares a stored member with its checksum; a compressed one is compared whenever it is read."""
@@ -89,20 +88,18 @@ class Npz:
                     pass
         return None
 
-    def _load(self, array: Array, fortran: bool) -> np.ndarray:
+    def _unpack(self, array: Array, to: IO[bytes]) -> None:
+        left = num_values(array.shape) * array.dtype.itemsize
         with self._archive.open(self._members[array.name]) as file:
             _read_header(file)
-            values = np.empty(num_values(array.shape), array.dtype)
-            buffer = memoryview(values.view(np.uint8))  # type: ignore[arg-type]
-            done = 0
-            while done < len(buffer):
-                count = file.readinto(buffer[done : done + CHUNK_BYTES])  # type: ignore[attr-defined]
-                if not count:
-                    raise EOFError(f"{done:,} of {len(buffer):,} bytes")
-                done += count
+            while left:
+                data = file.read(min(left, CHUNK_BYTES))
+                if not data:
+                    raise EOFError(f"{left:,} bytes are missing")
+                to.write(data)
+                left -= len(data)
             if file.read(1):  # reaching the end makes zipfile compare the checksum
                 raise ValueError("bytes beyond the array")
-        return values.reshape(array.shape, order="F" if fortran else "C")
 
     def _header(self, name: str) -> tuple[Array, bool, int]:
         """The array, whether it is in Fortran's order, and how many bytes its header takes."""
@@ -132,9 +129,7 @@ class Npz:
                 f"{self.path}: {name} states shape {shape} of {dtype}, {expected:,} bytes, but has {info.file_size:,}"
                 + ("; it is empty" if expected == info.file_size else "; the file is damaged, get it again")
             )
-        stored = info.compress_type == zipfile.ZIP_STORED
-        chunks = runs(shape, dtype, "F" if fortran else "C") if stored else (1,) * len(shape)
-        return Array(name, shape, dtype, chunks), fortran, start
+        return Array(name, shape, dtype, runs(shape, dtype, "F" if fortran else "C")), fortran, start
 
     def _headers(self) -> tuple[dict[str, Array], dict[str, str]]:
         arrays, others = {}, {}

@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 
 from ups_scale.data.layouts import pdebench_names
+from ups_scale.data.layouts.blocks import ArrayBlocks
 from ups_scale.data.layouts.findings import Findings
+from ups_scale.data.layouts.hdf5 import Hdf5
 from ups_scale.data.layouts.pdebench_arrays import Place, check_arrays, places_of, shapes_of
 from ups_scale.data.layouts.pdebench_axes import extents_of, times_of
-from ups_scale.data.layouts.slabs import Slabs
 from ups_scale.data.source import SPLIT_NAME, Frames, Source, hdf5_attribute, open_hdf5, text_of, whole
 from ups_scale.errors import DataError
 from ups_scale.physics.families import FAMILIES
@@ -42,18 +43,20 @@ class Contents:
     @contextmanager
     def open(self) -> Iterator[Frames]:
         with open_hdf5(self.path) as file:
-            slabs = Slabs(self.path, file)
+            arrays = ArrayBlocks(Hdf5(self.path, file, matlab=False), len(self.places))
+            space = (None,) * len(self.grid)
 
             def read(field: int, trajectory: int, frames: range) -> np.ndarray:
                 place = self.places[field]
                 component = () if place.component is None else (place.component,)
                 if self.groups is not None:
-                    return slabs.read(f"{self.groups[trajectory]}/{place.array}", (), frames, component)
+                    name = f"{self.groups[trajectory]}/{place.array}"
+                    return arrays.read(name, ("t", *space), 0, frames, component)
                 if place.form == "frames":
-                    return slabs.read(place.array, (trajectory,), frames, component)
+                    return arrays.read(place.array, ("n", "t", *space), trajectory, frames, component)
                 if place.form == "given":
-                    return slabs.read(place.array, (trajectory,), None, component)[None]
-                solution = slabs.read(place.array, (trajectory,), range(1), component)
+                    return arrays.read(place.array, ("n", *space), trajectory, range(1), component)[None]
+                solution = arrays.read(place.array, ("n", "t", *space), trajectory, range(1), component)
                 # Frame 0 of a steady problem holds what is given, and nothing yet of the solution.
                 return np.concatenate([np.zeros_like(solution), solution])[frames.start : frames.stop : frames.step]
 

@@ -10,7 +10,7 @@ import h5py
 from ups_scale.data.layouts.axes import check_count, check_order
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.pdebench_axes import axis_sizes
-from ups_scale.data.layouts.slabs import check_storage, check_written
+from ups_scale.data.layouts.storage import check_storage, check_written
 from ups_scale.data.source import hdf5_item, hdf5_names, hdf5_reads, hdf5_shape
 from ups_scale.errors import DataError
 from ups_scale.physics.families import Family

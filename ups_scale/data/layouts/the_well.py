@@ -27,8 +27,10 @@ import h5py
 import numpy as np
 
 from ups_scale.data.layouts.axes import check_order, check_times, even_extents, same_points
+from ups_scale.data.layouts.blocks import ArrayBlocks
 from ups_scale.data.layouts.findings import Findings
-from ups_scale.data.layouts.slabs import Slabs, check_storage, check_written
+from ups_scale.data.layouts.hdf5 import Hdf5
+from ups_scale.data.layouts.storage import check_storage, check_written
 from ups_scale.data.layouts.well_boundaries import boundaries_of
 from ups_scale.data.layouts.well_parts import (
     Axes,
@@ -72,12 +74,13 @@ class Contents:
     @contextmanager
     def open(self) -> Iterator[Frames]:
         with open_hdf5(self.path) as file:
-            slabs = Slabs(self.path, file)
+            arrays = ArrayBlocks(Hdf5(self.path, file, matlab=False), len(self.stored))
 
             def read(field: int, trajectory: int, frames: range) -> np.ndarray:
                 entry = self.stored[field]
-                lead = (trajectory,) if entry.sample else ()
-                values = slabs.read(entry.array, lead, frames if entry.time else None, entry.component)
+                lead = [letter for letter, there in (("n", entry.sample), ("t", entry.time)) if there]
+                axes = (*lead, *(None for there in entry.dims if there))
+                values = arrays.read(entry.array, axes, trajectory, frames, entry.component)
                 space = [size if there else 1 for size, there in zip(self.grid, entry.dims, strict=True)]
                 return np.broadcast_to(values.reshape(-1, *space), (len(frames), *self.grid))
 

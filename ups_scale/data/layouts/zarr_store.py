@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ups_scale.data.layouts.attributes import decoded, described
 from ups_scale.data.layouts.containers import (
     MAX_ARRAY_BYTES,
     Array,
@@ -21,9 +22,7 @@ from ups_scale.data.layouts.containers import (
     native,
     no_such_array,
     num_values,
-    numbers,
     reads,
-    unit_of,
 )
 from ups_scale.errors import DataError
 
@@ -89,8 +88,13 @@ class Zarr:
             raise no_such_array(self.path, name, list(self._nodes), self._others)
         node = self._nodes[name]
         chunks = tuple(getattr(node, "shards", None) or node.chunks)
-        attributes = dict(node.attrs)
-        return Array(name, tuple(node.shape), np.dtype(node.dtype), chunks, numbers(attributes), unit_of(attributes))
+        dtype = np.dtype(node.dtype)
+        attributes = decoded(node.attrs, dtype)
+        if node.metadata.zarr_format == 2 and attributes.get("_FillValue") is None:
+            fill = node.metadata.fill_value
+            if fill is not None and fill != 0 and not np.isnan(fill):  # where xarray has a _FillValue
+                attributes["_FillValue"] = fill
+        return described(name, tuple(node.shape), dtype, chunks, attributes)
 
     def read(self, name: str, slab: Slab) -> np.ndarray:
         self.array(name)

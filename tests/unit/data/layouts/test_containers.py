@@ -10,6 +10,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -27,7 +28,7 @@ from container_files import (
     write_zarr,
 )
 
-from ups_scale.data.layouts import containers, kept
+from ups_scale.data.layouts import kept, unpacked
 from ups_scale.data.layouts.containers import kind_of, open_container
 from ups_scale.data.layouts.matlab5 import Matlab5
 from ups_scale.errors import DataError
@@ -108,16 +109,16 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         kind_of(tmp_path)
 
 
-# One array at a time in memory
+# Compressed arrays
 
 
-def test_an_array_is_loaded_once_for_many_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_is_unpacked_once_for_many_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
     inflate = Matlab5._inflate
 
-    def counted(self, element):
+    def counted(self, element, to):
         loads.append(element.array.name)
-        return inflate(self, element)
+        return inflate(self, element, to)
 
     monkeypatch.setattr(Matlab5, "_inflate", counted)
     with open_container(write_matlab5_compressed(tmp_path, {"u": U, "v": V})) as container:
@@ -144,15 +145,15 @@ def test_kept_arrays_make_room_before_another_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("writer", [write_matlab5_compressed, write_npz_compressed])
-def test_arrays_too_large_to_load_are_refused_with_the_remedy(writer, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(containers, "MAX_ARRAY_BYTES", U.nbytes - 1)
-    with pytest.raises(DataError, match=r"u takes .* an array at a time.* Write it as HDF5, Zarr, MATLAB v7.3"):
+def test_arrays_that_no_disk_holds_unpacked_are_refused_with_the_remedy(writer, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(unpacked.shutil, "disk_usage", lambda folder: SimpleNamespace(free=U.nbytes))
+    with pytest.raises(DataError, match=r"u takes .* when it is unpacked, and .* free; .* set TMPDIR"):
         read(writer(tmp_path, {"u": U}), "u", 0, 0, 0)
 
 
 @pytest.mark.parametrize("writer", [write_matlab5, write_npz])
-def test_uncompressed_arrays_may_be_of_any_size(writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MAX_ARRAY_BYTES", 8)
+def test_uncompressed_arrays_need_no_room(writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacked.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     np.testing.assert_array_equal(read(writer(tmp_path, {"u": U}), "u", 1, 2, slice(None)), U[1, 2])
 
 

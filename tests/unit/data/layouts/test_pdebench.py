@@ -16,7 +16,7 @@ from pdebench_files import (
     write_incompressible,
 )
 
-from ups_scale.data.layouts import inspect, slabs
+from ups_scale.data.layouts import blocks, inspect
 from ups_scale.data.layouts.pdebench import inspect_pdebench
 from ups_scale.errors import DataError
 
@@ -496,11 +496,11 @@ def test_contents_travel_to_other_processes(tmp_path):
         np.testing.assert_array_equal(read(0, 2, range(0, 3, 2)), u_ntxc[2, ::2, ..., 0])
 
 
-@pytest.mark.parametrize("slab_bytes", [1, 200, 2**20])
-def test_a_slab_serves_all_components_and_memory_is_bounded(tmp_path, monkeypatch, slab_bytes):
+@pytest.mark.parametrize("kept_bytes", [1, 500, 2**20])
+def test_a_block_serves_all_components_and_memory_is_bounded(tmp_path, monkeypatch, kept_bytes):
     u_ntxc = numbers(10, 5, 4, 4, 2)  # 128 bytes a frame
     source = inspect_pdebench(write_groups(tmp_path / "2D_diff-react_NA_NA.h5", u_ntxc))
-    monkeypatch.setattr(slabs, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(blocks, "KEPT_BYTES", kept_bytes)
     sizes = []
     original = h5py.Dataset.__getitem__
 
@@ -513,21 +513,37 @@ def test_a_slab_serves_all_components_and_memory_is_bounded(tmp_path, monkeypatc
     with source.contents.open() as read:
         for field in (0, 1):
             np.testing.assert_array_equal(read(field, 4, range(5)), u_ntxc[4, ..., field])
-        if slab_bytes > 5 * 128:
+        if kept_bytes > 2 * 5 * 128:
             assert sizes == [5 * 128]  # read once for both fields
-        assert max(sizes) <= max(128, slab_bytes)
+        assert max(sizes) <= max(128, kept_bytes // 2)
         np.testing.assert_array_equal(read(0, 5, range(5)), u_ntxc[5, ..., 0])
 
 
 def test_only_the_asked_frames_are_read(tmp_path, monkeypatch):
-    u_ntx = numbers(10, 50, 8)
+    u_ntx = numbers(10, 50, 2**14)
     source = inspect_pdebench(write_arrays(tmp_path / "1D_Advection_beta1.hdf5", {"tensor": u_ntx}))
     asked = []
     original = h5py.Dataset.__getitem__
     monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, index: asked.append(index) or original(self, index))
     with source.contents.open() as read:
         np.testing.assert_array_equal(read(0, 9, range(10, 12)), u_ntx[9, 10:12])
-    assert asked == [(9, slice(10, 12, 1))]
+    assert asked == [(9, slice(10, 12, 1), slice(None))]
+
+
+def test_chunks_of_many_trajectories_are_unpacked_once(tmp_path, monkeypatch):
+    u_ntx = numbers(40, 12, 16)
+    path = write_arrays(tmp_path / "1D_Advection_beta1.hdf5", {"tensor": u_ntx})
+    with h5py.File(path, "a") as file:
+        del file["tensor"]
+        file.create_dataset("tensor", data=u_ntx, chunks=(20, 4, 16), compression="gzip")
+    source = inspect_pdebench(path)
+    asked = []
+    original = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, index: asked.append(index) or original(self, index))
+    with source.contents.open() as read:
+        for trajectory in range(40):
+            np.testing.assert_array_equal(read(0, trajectory, range(12)), u_ntx[trajectory])
+    assert len(asked) == 2 * 3
 
 
 # Files from strangers.

@@ -8,7 +8,7 @@ import pytest
 from pdebench_files import read_whole
 from well_files import add_boundary, add_field, add_scalar, ends, numbers, write_well
 
-from ups_scale.data.layouts import inspect, slabs
+from ups_scale.data.layouts import blocks, inspect
 from ups_scale.data.layouts.the_well import inspect_the_well
 from ups_scale.errors import DataError
 
@@ -335,13 +335,16 @@ def test_contents_travel_and_read_only_what_is_asked(path, monkeypatch):
     with pickle.loads(pickle.dumps(source.contents)).open() as read:
         np.testing.assert_array_equal(read(2, 1, range(2, 4)), values[1, 2:4, ..., 1])
         np.testing.assert_array_equal(read(1, 1, range(2, 4)), values[1, 2:4, ..., 0])
-        assert asked == [(1, slice(0, 5))]  # a slab with both components, kept for the second
+        everything = slice(None)
+        # A block of all trajectories and components, which are small, kept for the second.
+        assert asked == [(slice(0, 3), slice(0, 5), everything, everything, everything)]
     asked.clear()
-    monkeypatch.setattr(slabs, "SLAB_BYTES", 2 * values[0, 0].nbytes)
+    monkeypatch.setattr(blocks, "KEPT_BYTES", 3 * 2 * values[0, 0].nbytes)  # two frames for each of three fields
     with source.contents.open() as read:
         np.testing.assert_array_equal(read(1, 1, range(1, 4)), values[1, 1:4, ..., 0])
         np.testing.assert_array_equal(read(2, 1, range(3, 5)), values[1, 3:5, ..., 1])
-        assert asked == [(1, slice(0, 2)), (1, slice(2, 4)), (1, slice(4, 5))]  # frame 3 was kept
+    # Frame 3 was kept.
+    assert [index[:2] for index in asked] == [(slice(1, 2), slice(a, b)) for a, b in ((0, 2), (2, 4), (4, 5))]
 
 
 def test_flipped_bytes_give_a_source_or_a_data_error(path):
