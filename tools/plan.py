@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from ups_scale.errors import RecipeError, run_command
@@ -34,16 +35,19 @@ def main() -> None:
     from ups_scale.data.manifest import load_manifest
     from ups_scale.observe.budget import budget, render
     from ups_scale.solvers import default_specs
+    from ups_scale.train.requirements import known_specs
 
     path = Path(recipe.data.manifest)
     if path.exists():
         manifest = load_manifest(path)
         transient = {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
         check_data(recipe, transient)
-        specs = manifest.specs
+        specs, notes = known_specs(recipe, manifest)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
     else:
-        specs = default_specs()
-    figures = budget(recipe, specs.values(), arguments.nodes * gpus)
+        specs = list(default_specs().values())
+    figures = budget(recipe, specs, arguments.nodes * gpus)
     figures["families_from"] = str(path) if path.exists() else "the built-in registry"
     print(json.dumps(figures, indent=1) if arguments.json else render(figures))
 

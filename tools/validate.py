@@ -82,14 +82,15 @@ def examine(arguments: argparse.Namespace) -> dict[str, Any]:
         add(report, "data", error.problems)
         return report
     if recipe is not None:
-        from ups_scale.train.requirements import unmet
+        from ups_scale.train.requirements import known_specs, unmet
 
         world_size = arguments.world_size or max(1, recipe.engine.min_gpus)
         report["world_size"] = world_size
         add(report, "fit", unmet(recipe, manifest, world_size))
+        report["notes"] += known_specs(recipe, manifest)[1]
     inspection = inspect(manifest, arguments.threads)
     add(report, "data", inspection.problems)
-    report["notes"] = [str(note) for note in inspection.notes]
+    report["notes"] += [str(note) for note in inspection.notes]
     if arguments.deep:
         read_all(report, manifest, recipe, arguments)
     report["families"] = [describe(data) for data in manifest.families.values()]

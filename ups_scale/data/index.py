@@ -22,6 +22,8 @@ from ups_scale.errors import DataError
 
 MAGIC = b"ups-index-2\n"
 MAX_HEADER_BYTES = 64 * 2**20
+MAX_BYTES = 2**62
+"""No file is larger, and offsets below it fit the system's calls."""
 DTYPES = ("float32", "float16")
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 """A trajectory's key: what WebDataset takes for one, the part of a member's name before the first dot."""
@@ -170,7 +172,7 @@ def _parse_header(raw: bytes) -> IndexHeader:
         *(*header.fields, *header.static, *header.parameters, *header.keys),
     )
     possible = (
-        all(isinstance(count, int) and count > 0 for count in counts)
+        all(isinstance(count, int) and 0 < count < MAX_BYTES for count in counts)
         and all(isinstance(text, str) for text in texts)
         and bool(header.keys and header.fields and header.grid)
         and all(map(KEY.fullmatch, header.keys))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ups_scale.data.index import MAX_BYTES
 from ups_scale.errors import DataError
 from ups_scale.physics.families import BOUNDARY_KINDS, GEOMETRIES, FamilySpec
 
@@ -64,10 +65,6 @@ class Manifest:
     path: Path
     digest: str
     families: Mapping[str, FamilyData]
-
-    @property
-    def specs(self) -> dict[str, FamilySpec]:
-        return {name: data.spec for name, data in self.families.items()}
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -188,7 +185,11 @@ def _shard(spec: FamilySpec, num_frames: int, content: dict[str, Any]) -> ShardE
     if not (isinstance(shard.trajectories, int) and shard.trajectories > 0):
         raise ValueError(f"{spec.name}: shard {shard.file} is said to hold {shard.trajectories!r} trajectories")
     digests = (shard.sha256, shard.index_sha256)
-    if not (isinstance(shard.bytes, int) and all(isinstance(value, str) for value in digests)):
+    if not (
+        isinstance(shard.bytes, int)
+        and 0 <= shard.bytes < MAX_BYTES
+        and all(isinstance(value, str) for value in digests)
+    ):
         raise ValueError(f"{spec.name}: shard {shard.file} has bytes {shard.bytes!r} and SHA-256 {digests}")
     # No memory is asked for that the data could not fill.
     values = math.prod(spec.grid) * (len(spec.static) + len(spec.dynamic) * num_frames)

@@ -111,7 +111,8 @@ class Quarantine:
         if problems:
             problems.append(
                 "Run tools/shard.py again as before, which writes damaged shards anew (tools/validate.py --deep finds "
-                "all there are), and resume; or raise data.max_damaged_share to train without them"
+                "all there are; if it finds none, the disk failed for a while), and resume; or raise "
+                "data.max_damaged_share to train without them"
             )
             error = DataError("\n".join(problems))
             error.on_all_ranks = True
@@ -141,8 +142,9 @@ class Quarantine:
             spec = reader.data.spec
             try:
                 reader.read_window(item.trajectory, (frame,), empty_windows(1, len(spec.fields), 1, spec.grid)[0])
-            except DamagedItem:
-                found.append(item)
+            except DamagedItem as now:
+                if item.frame is not None or now.frame is None:  # of a whole shard one frame may be left
+                    found.append(item)
         return found
 
     def _enter(self, items: Iterable[DamagedItem]) -> list[DamagedItem]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import resource
+import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,10 +23,30 @@ from ups_scale.data.index import ShardIndex, parse_index, read_raw
 from ups_scale.data.manifest import Manifest, ShardEntry
 from ups_scale.errors import DataError
 
-# Files a reader keeps open. Data sets have more shards than a process may have open files (often 1024).
-OPEN_SHARDS = 64
+# Files that all readers of the process keep open. Data sets have more shards than it may have open files (often 1024).
+OPEN_SHARDS = max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 # The machine's want, not the data's damage.
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# What passes on network disks. A shard that can't be opened after these pauses, in s, is lost.
+_PAUSES_S = (0.05, 0.5, 5.0)
+_GONE = (errno.ENOENT, errno.EACCES, errno.EPERM)
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open_shard(path: str, identity: tuple[int, ...]) -> OpenShard:
+    """The open file at `path`; `identity` tells a file from one that had its name before.
+
+    Threads share open files, as preadv keeps no position. One that is dropped here while a thread reads from it is
+    closed when that thread lets go of it.
+    """
+    for pause in _PAUSES_S:
+        try:
+            return OpenShard(path)
+        except OSError as error:
+            if error.errno in (*_SHORTAGES, *_GONE):
+                raise
+            time.sleep(pause)
+    return OpenShard(path)
 
 
 class DamagedItem(DataError):
@@ -86,16 +108,13 @@ class ShardReader:
         for entry in entries:
             path = manifest.path.parent / entry.file
             try:
-                index = self._index(path, entry, manifest)
-                self._shards.append(ShardFrames(path, index, self.data.spec.masked))
+                index, identity = self._index(path, entry, manifest)
+                self._shards.append(ShardFrames(path, identity, index, self.data.spec.masked))
             except DataError as error:
                 self._shards.append(None)
                 self.broken_shards[entry.file] = str(error)
         if strict and self.broken_shards:
             raise DataError("\n".join(self.broken_shards.values()))
-        # Threads share open files, as preadv keeps no position. One that is dropped here while a thread reads from it
-        # is closed when that thread lets go of it.
-        self._open = lru_cache(maxsize=OPEN_SHARDS)(OpenShard)
 
     @property
     def num_trajectories(self) -> int:
@@ -135,7 +154,7 @@ class ShardReader:
         if shard is None:
             raise self._whole(number, trajectory, self.broken_shards[self._files[number]])
         try:
-            file = self._open(shard.path)
+            file = _open_shard(shard.path, shard.identity)
         except OSError as error:
             if error.errno in _SHORTAGES:
                 raise DataError(
@@ -162,6 +181,8 @@ class ShardReader:
             DamagedItem, DataError: see `read_window`.
         """
         spec = self.data.spec
+        for trajectory in indices:
+            self._described(trajectory)  # before memory is asked for, of a size that a damaged shard may state
         frames: list[Sequence[int]] = [
             (0,) * (num_frames - 1) + (1,) if spec.steady else range(first, first + stride * num_frames, stride)
             for first in first_frames
@@ -211,8 +232,8 @@ class ShardReader:
     def _whole(self, number: int, trajectory: int, reason: str) -> DamagedItem:
         return DamagedItem(self.family, self._files[number], "", trajectory, None, reason)
 
-    def _index(self, shard: Path, entry: ShardEntry, manifest: Manifest) -> ShardIndex:
-        """The index of `shard`, if both are what the manifest lists."""
+    def _index(self, shard: Path, entry: ShardEntry, manifest: Manifest) -> tuple[ShardIndex, tuple[int, ...]]:
+        """The index of `shard`, if both are what the manifest lists, and what tells the file from another."""
         again = "run tools/shard.py again"
         try:
             status = shard.stat()
@@ -234,6 +255,7 @@ class ShardReader:
         header = index.header
         for what, found, expected in (
             ("shard", header.shard, entry.file),
+            ("bytes", header.shard_bytes, entry.bytes),
             ("family", header.family, self.family),
             ("split", header.split, self.split),
             ("fields", header.fields, spec.fields),
@@ -250,7 +272,7 @@ class ShardReader:
             raise DataError(f"{path}: states times, though {manifest.path} says the family is steady; {again}")
         if not spec.steady and not (np.isfinite(times_nt).all() and (np.diff(times_nt) > 0).all()):
             raise DataError(f"{path}: the times of a trajectory's frames are not finite and increasing; {again}")
-        return index
+        return index, (status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def _text(frames: Sequence[int]) -> str:

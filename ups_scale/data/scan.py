@@ -105,6 +105,11 @@ def _shard(manifest: Manifest, part: Part, progress: Callable[[int], Any]) -> _S
                 return result
             if disagreements(manifest, part, index):
                 return result
+            size = os.fstat(file.fileno()).st_size
+            if index.header.frame_bytes > size:  # memory is asked for by the frame
+                text = f"{size:,} bytes, where one frame has {index.header.frame_bytes:,}; run tools/shard.py again"
+                result.findings.append(Finding(part.entry.file, text))
+                return result
             spec = manifest.families[part.family].spec
             result.findings += _members(file, part.entry.file, spec, index)
             _frames(file, part, spec, index, result)

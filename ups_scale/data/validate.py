@@ -24,6 +24,8 @@ from ups_scale.errors import DataError
 
 # Larger than any physical quantity in any unit in use, and squares of it still fit float32's exponent times two.
 ABSURD_RMS = 1e20
+# A mean of so many standard deviations is remarked on.
+LARGE_MEAN = 20
 # How far figures that are computed twice may differ, as a fraction of the RMS.
 STATISTICS_TOLERANCE = 1e-6
 # How far the time between frames of a regular family may lie from its dt, as a fraction: times are differences of
@@ -88,7 +90,8 @@ def inspect(manifest: Manifest, threads: int = 1) -> Inspection:
     for found, _ in looked_at:
         problems += found
     problems += _keys_used_twice([trajectories for _, trajectories in looked_at])
-    notes = _same_in_two_splits(listed, [trajectories for _, trajectories in looked_at])
+    notes = [note for data in manifest.families.values() for note in _remarks(data)]
+    notes += _same_in_two_splits(listed, [trajectories for _, trajectories in looked_at])
     notes += _strays(manifest.path.parent, {part.entry.file for part in listed})
     return Inspection(tuple(problems), tuple(notes))
 
@@ -124,11 +127,36 @@ def _family(data: FamilyData) -> Iterator[Finding]:
     for axis, sides in zip("xyz", spec.boundaries, strict=False):
         if (sides[0] == "periodic") != (sides[1] == "periodic"):
             yield Finding(where, f"boundaries of axis {axis} are {sides}; an axis is periodic on both sides or on none")
+    if spec.steady and set(data.num_frames.values()) != {2}:
+        text = f"num_frames {data.num_frames}; a steady family has 2, what is given and the solution"
+        yield Finding(where, f"{text}; run tools/shard.py again")
     if data.num_trajectories("train"):
         for column, name in enumerate(spec.fields):
             for quantity in ("u", "delta"):
                 for text in _figures(data, quantity, column):
                     yield Finding(where, f"statistics.{quantity}: {text}", field=name)
+
+
+def _remarks(data: FamilyData) -> Iterator[Finding]:
+    """What is worth knowing of a family's statistics."""
+    spec, where = data.spec, f"family {data.spec.name}"
+    if not data.num_trajectories("train"):
+        return
+    for column in spec.dynamic:
+        name = spec.fields[column]
+        mean, std, rms = (data.statistics["u"][kind][column] for kind in ("mean", "std", "rms"))
+        if rms == 0:
+            yield Finding(where, "zero everywhere in the training split: nothing of it is learned", field=name)
+        elif data.statistics["delta"]["rms"][column] == 0 and data.num_frames["train"] > 1:
+            yield Finding(where, "the same in all frames in the training split: nothing of it is learned", field=name)
+        elif abs(mean) > LARGE_MEAN * std:
+            yield Finding(
+                where,
+                f"its mean {mean:g} is large against its standard deviation {std:g}, and inputs, noise, loss and nRMSE "
+                "are relative to the RMS: little of its variation is seen. Move its origin, by a mapping's offset or "
+                "in the input",
+                field=name,
+            )
 
 
 def _figures(data: FamilyData, quantity: str, column: int) -> Iterator[str]:
@@ -140,9 +168,6 @@ def _figures(data: FamilyData, quantity: str, column: int) -> Iterator[str]:
         yield f"{told}, beyond {ABSURD_RMS:g}; is a fill value taken for a number? Name it as the mask, convert again"
     elif abs(math.hypot(mean, std) - rms) > STATISTICS_TOLERANCE * abs(rms) or std < 0 or rms < 0:
         yield f"{told} contradict each other (rms² = mean² + std²); run tools/shard.py again"
-    elif rms == 0 and column in data.spec.dynamic and (quantity == "u" or data.num_frames["train"] > 1):
-        what = "zero everywhere" if quantity == "u" else "the same in all frames"
-        yield f"rms is 0: the field is {what} in the training split, nothing is to be predicted; leave it out"
 
 
 def _listed_twice(listed: Sequence[Part]) -> list[Finding]:
@@ -199,7 +224,7 @@ def disagreements(manifest: Manifest, part: Part, index: ShardIndex) -> list[str
             ("split", header.split, part.split),
             ("trajectories", header.num_trajectories, entry.trajectories),
             ("fields", header.fields, spec.fields),
-            ("static fields", set(header.static), set(spec.static)),
+            ("static fields", header.static, spec.static),
             ("parameters", header.parameters, spec.parameters),
             ("grid", header.grid, spec.grid),
             ("frames", header.num_frames, data.num_frames[part.split]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from ups_scale.errors import DataError
 from ups_scale.model.build import build_model
 from ups_scale.model.simulator import Simulator
 from ups_scale.objective.curriculum import horizon_at
+from ups_scale.physics.families import FamilySpec
 from ups_scale.recipe import rules
 from ups_scale.recipe.types import Recipe
 
@@ -48,7 +49,7 @@ def isolate(readers: dict[str, ShardReader], recipe: Recipe, source: Path | None
     broken = quarantine.merge(distributed.gather(ranks, quarantine.take_new()))
     known: list[DamagedItem] = []
     if source:
-        known = distributed.on_main(ranks, lambda: quarantine.still_damaged(read_state(source)["quarantined"]))
+        known = distributed.on_main(ranks, lambda: quarantine.still_damaged(read_state(source).get("quarantined", [])))
         quarantine.merge([known])
     if ranks.is_main:
         for item in broken:
@@ -59,15 +60,17 @@ def isolate(readers: dict[str, ShardReader], recipe: Recipe, source: Path | None
     return quarantine
 
 
-def lay_out(recipe: Recipe, readers: dict[str, ShardReader], ranks: Ranks) -> tuple[int, Simulator, Plan]:
-    """Microsteps per step, the model on the meta device, and the order of training over the readers' families.
+def lay_out(
+    recipe: Recipe, specs: Sequence[FamilySpec], readers: dict[str, ShardReader], ranks: Ranks
+) -> tuple[int, Simulator, Plan]:
+    """Microsteps per step, the model of these families on the meta device, and the order of training over the readers'.
 
     Raises:
         RecipeError: a grid can't be cut in patches, or the batch can't be divided among this many ranks.
     """
     accumulation = rules.accumulation(recipe, ranks.world_size)
     with torch.device("meta"):
-        meta_model = build_model(recipe, (reader.data.spec for reader in readers.values()))
+        meta_model = build_model(recipe, specs)
     streams = {
         name: FamilyStream(reader.shard_sizes, reader.num_frames, meta_model.num_tokens(name), reader.data.spec.steady)
         for name, reader in readers.items()

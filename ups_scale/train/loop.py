@@ -31,6 +31,7 @@ from ups_scale.recipe.types import Recipe
 from ups_scale.train import run
 from ups_scale.train.feed import isolate, lay_out, open_readers, open_stream
 from ups_scale.train.records import StepRecords
+from ups_scale.train.requirements import known_specs
 from ups_scale.train.validation import validate
 
 
@@ -64,7 +65,8 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
     # First whatever can be refused: until `begin` nothing is written.
     readers = open_readers(manifest, "train", ranks, strict=False)
     valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
-    accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, readers, ranks))
+    specs, notes = known_specs(recipe, manifest)
+    accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, specs, readers, ranks))
     checkpoints = folder / "checkpoints"
     source = choose_checkpoint(checkpoints, resume, ranks)
     trained = distributed.on_main(ranks, lambda: read_state(source)["step"] if source else 0)
@@ -76,7 +78,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
     distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)
-    engine = Engine(recipe, build_model(recipe, manifest.specs.values()).to(ranks.device), ranks, accumulation)
+    engine = Engine(recipe, build_model(recipe, specs).to(ranks.device), ranks, accumulation)
     if source:
         engine.load(source)
         say(ranks, f"resumed from {source} at step {state.step}")
@@ -88,6 +90,8 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
         if records.peak_tflops
         else "no peak: none is known for this device"
     )
+    for note in notes:
+        say(ranks, f"note: {note}")
     say(
         ranks,
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {accumulation} microsteps a step; MFU against {peak}",

@@ -20,8 +20,7 @@ def unmet(recipe: Recipe, manifest: Manifest, world_size: int) -> list[str]:
     """Everything that keeps `recipe` from training on the data set with this many ranks, a line per problem; empty if
     nothing does. No weights are allocated, no shard is read.
 
-    Entries without a train split (a test at another resolution) are not looked at: they are for evaluation. Nor is the
-    number of shards a part of it: readers go by index, so any number of ranks and threads share a shard.
+    The number of shards is no part of it: readers go by index, so any number of ranks and threads share a shard.
     """
     problems = _said(partial(rules.accumulation, recipe, world_size))
     trained = {name: data for name, data in sorted(manifest.families.items()) if data.num_trajectories("train")}
@@ -40,11 +39,29 @@ def unmet(recipe: Recipe, manifest: Manifest, world_size: int) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def known_specs(recipe: Recipe, manifest: Manifest) -> tuple[list[FamilySpec], list[str]]:
+    """The entries that the model is built for: those that are trained on, and of the others, which are for evaluation
+    (a test at another resolution), those that it can take; and a note on each that it can't."""
+    known, notes = [], []
+    for name, data in manifest.families.items():
+        if not data.num_trajectories("train"):
+            problems = _said(partial(_tokens, recipe, data.spec))
+            if problems:
+                notes.append(f"{name}, which has no train split, is unknown to the model: {'; '.join(problems)}")
+                continue
+        known.append(data.spec)
+    return known, notes
+
+
+def _tokens(recipe: Recipe, spec: FamilySpec) -> int:
+    with torch.device("meta"):
+        return build_model(recipe, [spec]).num_tokens(spec.name)
+
+
 def _windows(recipe: Recipe, spec: FamilySpec, world_size: int) -> list[str]:
     """Why the model can't be built for the family, or at which horizons a draw has too few windows for the ranks."""
     try:
-        with torch.device("meta"):
-            tokens = build_model(recipe, [spec]).num_tokens(spec.name)
+        tokens = _tokens(recipe, spec)
     except UserError as error:
         return [f"family {spec.name}: {text}" if spec.name not in text else text for text in error.problems]
     problems = []

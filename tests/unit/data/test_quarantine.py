@@ -170,7 +170,8 @@ def test_above_the_share_the_files_are_listed_with_what_to_do():
         "  waves-train-00001.tar: /data/waves-train-00001.tar: no such shard",
         f"  waves-train-00002.tar: {torn}; and 1 more",
         "Run tools/shard.py again as before, which writes damaged shards anew (tools/validate.py --deep finds all "
-        "there are), and resume; or raise data.max_damaged_share to train without them",
+        "there are; if it finds none, the disk failed for a while), and resume; or raise data.max_damaged_share "
+        "to train without them",
     ]
 
 

@@ -4,10 +4,13 @@ import gc
 import json
 import os
 import pickle
+import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import sha256
 
 import numpy as np
@@ -134,8 +137,13 @@ def test_a_static_field_stands_at_every_frame(tmp_path, frames):
     np.testing.assert_array_equal(found[1], np.broadcast_to(u_cnt[1, 5, :1], found[1].shape))
 
 
+def keep_open(monkeypatch, num):
+    few = lru_cache(maxsize=num)(reader_module._open_shard.__wrapped__)
+    monkeypatch.setattr(reader_module, "_open_shard", few)
+
+
 def test_threads_share_a_reader(folder, monkeypatch):
-    monkeypatch.setattr(reader_module, "OPEN_SHARDS", 2)  # files are dropped while others still read from them
+    keep_open(monkeypatch, 2)  # files are dropped while others still read from them
     reader, start = open_reader(folder), threading.Barrier(6)
 
     def read_some(seed):
@@ -152,24 +160,54 @@ def test_threads_share_a_reader(folder, monkeypatch):
         assert all(pool.map(read_some, range(6)))
 
 
-def test_few_files_stay_open(folder, monkeypatch):
-    monkeypatch.setattr(reader_module, "OPEN_SHARDS", 3)
+def test_few_files_stay_open_however_many_readers_there_are(folder, monkeypatch):
+    keep_open(monkeypatch, 3)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    reader = open_reader(folder)
-    for trajectory in range(reader.num_trajectories):
-        window(reader, trajectory, range(2))
-        assert len(os.listdir("/proc/self/fd")) <= before + 3
-    del reader
+    for reader in [open_reader(folder) for _ in range(4)]:
+        for trajectory in range(reader.num_trajectories):
+            window(reader, trajectory, range(2))
+            assert len(os.listdir("/proc/self/fd")) <= before + 3
+    monkeypatch.undo()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_no_file_left_to_open_is_no_damage(folder, monkeypatch):
+def test_a_shard_written_anew_is_another_file(own):
+    first = open_reader(own)
+    found = window(first, 2, range(4))
+    copy = own / "copy"
+    copy.write_bytes((own / SHARDS[1]).read_bytes())
+    copy.replace(own / SHARDS[1])
+    np.testing.assert_array_equal(window(open_reader(own), 2, range(4)), found)
+    assert reader_module._open_shard(str(own / SHARDS[1]), open_reader(own)._shards[1].identity)
+
+
+@pytest.mark.parametrize(("failures", "lost"), [(3, False), (4, True)])
+def test_a_shard_that_can_be_opened_a_moment_later_is_not_lost(own, monkeypatch, failures, lost):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    original, left = os.open, [failures]
+
+    def fail(*args, **kwargs):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(116, "Stale file handle")
+        return original(*args, **kwargs)
+
+    reader = open_reader(own)
+    monkeypatch.setattr(os, "open", fail)
+    if lost:
+        with pytest.raises(DamagedItem, match="the shard can't be opened"):
+            window(reader, 0, range(1))
+    else:
+        np.testing.assert_array_equal(window(reader, 0, range(1)), U_CNT[:, 0, :1])
+
+
+def test_no_file_left_to_open_is_no_damage(own, monkeypatch):
     def fail(*_):
         raise OSError(24, "Too many open files")
 
-    reader = open_reader(folder)
+    reader = open_reader(own)
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(DataError, match=r"can't be opened \(Too many open files\); raise the limit") as error:
         window(reader, 0, range(1))
@@ -473,18 +511,17 @@ def test_times_that_can_not_be(own, bad):
         open_reader(own)
 
 
-def test_an_offset_that_no_file_has_is_damage(own):
+def test_sizes_that_no_file_has(own):
     def change(index):
-        offsets_nc = index.offsets_nc.copy()
-        offsets_nc[1, 1] = 2**63 + 5
-        return replace(index, header=replace(index.header, shard_bytes=2**70), offsets_nc=offsets_nc)
+        offsets_nc = np.full_like(index.offsets_nc, 2**61 - 10**6)
+        return replace(index, header=replace(index.header, shard_bytes=2**61), offsets_nc=offsets_nc)
 
     rewrite_index(own, 1, change)
-    reader = open_reader(own)
-    window(reader, 2, range(4))
-    for frames in (range(4), (0, 3)):
-        with pytest.raises(DamagedItem, match=r"frame 0: field b can't be read: .*too large"):
-            window(reader, 3, frames)
+    edit_manifest(own, lambda entry: entry["splits"]["train"][1].update(bytes=2**61))
+    reader = open_reader(own, strict=False)
+    assert re.search(r"00001\.tar: 51,200 bytes, .* says 2,305,843", reader.broken_shards[SHARDS[1]])
+    with pytest.raises(DamagedItem):
+        reader.read([3], [0], 4)
 
 
 def test_a_pipe_is_no_shard(own):

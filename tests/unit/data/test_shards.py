@@ -232,7 +232,10 @@ def test_what_is_not_finite_is_refused_with_its_place_and_left_out_on_request(ow
     manifest = shards.convert(
         [own_sources], out, layout="pdebench", shard_mib=SHARD_MIB, leave_out_bad=True, show_progress=False
     )
-    assert "warning: 1 trajectory holds NaN or infinity (in float32); these trajectories are left out" in capsys.readouterr().err
+    assert (
+        "warning: 1 trajectory holds NaN or infinity (in float32); these trajectories are left out"
+        in capsys.readouterr().err
+    )
     assert {key: time for key, time in times(out).items() if key != "manifest.json"} == written
     data = manifest.families["reaction_diffusion_2d"]
     assert data.num_trajectories("train") == COUNTS["train"] - 1
@@ -449,6 +452,6 @@ def test_workers_are_as_many_as_memory_allows(tmp_path, grid, num_cores, expecte
 
 def test_all_training_data_left_out(monkeypatch, tmp_path):
     source = array_source(tmp_path / "a.npz", {"u": np.full((2, 3, 4), np.nan)})
-    with pytest.raises(DataError, match=r"mine: no training trajectories with the fields u are left"):
+    with pytest.raises(DataError, match=r"mine: every training trajectory was left out for NaN or infinity"):
         convert_sources(monkeypatch, [source], tmp_path / "out", leave_out_bad=True)
     assert not (tmp_path / "out/manifest.json").exists()

@@ -1,4 +1,5 @@
-"""What netCDF's attributes say of an array's numbers: no values, a packing, a unit. Zarr has them as xarray writes them."""
+"""What netCDF's attributes say of an array's numbers: no values, a packing, a unit. In Zarr they are as xarray
+writes them."""
 
 from __future__ import annotations
 

@@ -24,16 +24,16 @@ class MappedField:
         array: its array.
         axes: a letter for each axis of the array: n trajectory, t time, x y z space, p point, others with an index.
         index: letter -> position taken.
-        static: has one frame.
         missing: which numbers in the array are no values.
+        static: has one frame.
         scale, offset: value = scale x number + offset.
     """
 
     array: str
     axes: tuple[str, ...]
     index: Mapping[str, int]
+    missing: Missing
     static: bool = False
-    missing: Missing = Missing()
     scale: float = 1.0
     offset: float = 0.0
 

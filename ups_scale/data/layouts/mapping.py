@@ -314,8 +314,8 @@ class _Inspection:
             array.name,
             tuple(entry["axes"]),
             dict(entry["index"]),
-            entry["static"],
             missing,
+            entry["static"],
             entry["scale"],
             entry.get("offset", 0.0),
         )

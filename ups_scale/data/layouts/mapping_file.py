@@ -30,7 +30,8 @@ def schema() -> dict[str, Any]:
 def load_mapping(path: Path) -> dict[str, Any]:
     """The mapping in the file `path`, checked, with the schema's defaults filled in.
 
-    A field's `fill`, `valid` and `offset` and an axis' `points` have no default: whether they are stated makes a difference.
+    A field's `fill`, `valid` and `offset` and an axis' `points` have no default: whether they are stated makes a
+    difference.
 
     Raises:
         DataError: with all problems, each by its path in the file ("fields[0].axes[1]"), what was found and what is

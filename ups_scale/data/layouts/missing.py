@@ -35,7 +35,7 @@ class Missing:
     declared: tuple[float, float] | None = None
 
     def suspect(self, stored: np.ndarray) -> tuple[str, str] | None:
-        """What the file says of a number in `stored` that the mapping doesn't, and the remedy; None if all are clear."""
+        """What the file alone says of a number in `stored`, and the remedy; None if there is no such number."""
         for number, says in self.suspects.items():
             if (stored == as_stored(number, stored.dtype)).any():
                 return says, self._remedy(number)
@@ -45,11 +45,13 @@ class Missing:
                 outside &= stored != as_stored(self.fill, stored.dtype)
             if outside.any():
                 low, high = self.declared
+                says = (
+                    f"declares numbers outside [{low:g}, {high:g}] (valid_range, valid_min, valid_max) to be no values"
+                )
+                remedy = f'"mask": "nan" (or "fill") and the field\'s "valid": {[low, high]}'
                 return (
-                    f"declares numbers outside [{low:g}, {high:g}] to be no values (valid_range, valid_min or valid_max) "
-                    f"and has {stored[outside].flat[0]:g}",
-                    f'Write "mask": "nan" (or "fill", with a fill) and the field\'s "valid": {[low, high]}, or "valid": '
-                    "null if they are values",
+                    f"{says} and has {float(stored[outside].flat[0]):g}",
+                    f'Write {remedy}, or "valid": null if they are values',
                 )
         return None
 
