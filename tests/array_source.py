@@ -77,6 +77,6 @@ def array_source(
 def convert_sources(monkeypatch: Any, sources: Sequence[Source], out: Path, **options: Any) -> Manifest:
     """`shards.convert` of sources as they are."""
     by_path = {source.path: source for source in sources}
-    monkeypatch.setattr(inputs, "input_files", list)
+    monkeypatch.setattr(inputs, "input_files", lambda paths, note: list(paths))
     monkeypatch.setattr(inputs, "inspect", lambda path, layout, **_: by_path[path])
     return shards.convert(list(by_path), out, layout="arrays", **{"show_progress": False, **options})

@@ -122,7 +122,7 @@ def parse() -> argparse.Namespace:
         "--workers",
         type=int,
         metavar="N",
-        help="processes (default: one per core, at most 8, fewer where they would fill the memory)",
+        help="processes (default: one per core, at most 4, fewer where they would fill the memory)",
     )
     parser.add_argument("--licence", metavar="TEXT", help="of the inputs that state none, for the manifest")
     parser.add_argument(

@@ -54,7 +54,7 @@ def remedy(error: OSError, otherwise: str) -> str:
     """What to do about what the system says against a file; `otherwise` for what is neither permission nor space."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "ask its owner for the permission, or use another"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space, or use another disk"
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
         return "something else has that name: move it, or use another"

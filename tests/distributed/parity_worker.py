@@ -31,7 +31,7 @@ def batch(step: int, microstep: int, rank: int) -> tuple[tuple, dict[str, torch.
     given, target = inputs(spec, batch=2, seed=seed), inputs(spec, batch=2, seed=seed + 1)[0]
     named = {}
     if spec.masked:
-        named["mask_bcx"] = torch.rand(target[:, 0].shape, generator=torch.Generator().manual_seed(seed)) > 0.3
+        named["mask_btcx"] = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) > 0.3
     return (*given, 2), named, target
 
 

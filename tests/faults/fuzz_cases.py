@@ -16,14 +16,15 @@ MAPPING: dict[str, Any] = {
     "family": "made_up_1d",
     "fields": [{"name": "u", "unit": "1", "array": "u", "axes": ["n", "t", "x"]}],
     "time": {"array": "t"},
-    "space": {"x": {"array": "x"}},
+    "space": {"x": {"array": "x", "points": "centres"}},
     "boundaries": {"x": ["periodic", "periodic"]},
 }
 
 
-def arrays() -> dict[str, np.ndarray]:
+def arrays(num_points: int = 8) -> dict[str, Any]:
     """What `MAPPING` maps."""
-    return {"u": waves(4, 1, 5, (8,), 0)[:, 0], "t": 0.1 * np.arange(5), "x": (np.arange(8) + 0.5) / 8}
+    points = (np.arange(num_points) + 0.5) / num_points
+    return {"u": waves(4, 1, 5, (num_points,), 0)[:, 0], "t": 0.1 * np.arange(5), "x": points}
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Case:
         mapping, layout: others than the input's.
         must: "hold": an error, or arrays of the shape that the file states, whatever their values;
             "detect": an error, or exactly the values that the sound input has;
-            "read": `values` and nothing else of the sound input changed, with `says` in the notes;
+            "read": `values`, and nothing else of the sound input changed, with `says` in the notes;
             "refuse": an error that says `says`.
     """
 

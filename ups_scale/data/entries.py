@@ -174,7 +174,9 @@ def _group(parts: Sequence[Part]) -> list[Entry]:
 
 
 def _alike(a: Source, b: Source) -> bool:
-    return _same_domain(a, b) and all(word(a) == word(b) for word in (*_DIFFERENCES, _units))
+    return (_same_domain(a, b) and (a.fields, a.parameters) == (b.fields, b.parameters)) and all(
+        word(a) == word(b) for word in _DIFFERENCES
+    )
 
 
 def _same_domain(a: Source, b: Source) -> bool:

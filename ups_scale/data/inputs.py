@@ -21,6 +21,7 @@ from ups_scale.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
+SLOW_BYTES_PER_S = 10e6
 
 
 def say(text: str) -> None:
@@ -57,11 +58,14 @@ def inspect_all(
     Inputs are looked into by this many other processes (0: by this one), so that a file that crashes the library that
     reads it, or sends it in circles, is an error like others.
     """
-    paths = input_files(inputs)
+    paths = input_files(inputs, lambda text: say(f"note: {text}"))
     chosen = _chosen(paths, layout, layouts)
     looks = [_Look(path, chosen[path], family, parameters, split) for path in paths]
     try:
-        answers = run(_look, looks, processes, lambda num_bytes: None, isolated=processes > 0)
+        # Some look at every byte of their file, and say nothing meanwhile.
+        largest = max((size for path in paths for _, size, _ in file_states(path)), default=0)
+        extra_s = largest / SLOW_BYTES_PER_S
+        answers = run(_look, looks, processes, lambda num_bytes: None, isolated=processes > 0, extra_s=extra_s)
         found = {look.path: answer for look, answer in answers}
     except WorkerDied as death:
         raise DataError(

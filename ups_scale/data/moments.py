@@ -49,7 +49,7 @@ class Moments:
 class FieldMoments:
     """Moments of one field, `u`, and of its change over one frame, `delta`, over the points that have a value.
 
-    Slabs of a trajectory's frames are added in their order; `end_trajectory` stands between two trajectories.
+    Slabs of one trajectory's frames are added in their order; those of others are merged.
     """
 
     u: Moments = field(default_factory=Moments)
@@ -71,9 +71,6 @@ class FieldMoments:
                 self._add_to(self.u, tile[len(before) :], masked)
                 self._add_to(self.delta, np.diff(tile, axis=0), masked)
         self._last = frames[-1:].copy()
-
-    def end_trajectory(self) -> None:
-        self._last = None
 
     def merge(self, other: FieldMoments) -> None:
         self.u.merge(other.u)

@@ -15,6 +15,9 @@ from ups_scale.data.fingerprint import identity
 from ups_scale.data.shard_writer import Job
 from ups_scale.data.source import Source
 
+READERS = 1
+"""To be raised when a layout reads other values out of the same input than before: shards are then written anew."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -59,7 +62,7 @@ class Shard:
             pieces=self.pieces,
             times_nt=times_nt,
             parameters_np=parameters_np,
-            fingerprint=identity(manifest.FORMAT, *content),
+            fingerprint=identity(manifest.FORMAT, READERS, *content),
         )
 
 

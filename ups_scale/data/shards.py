@@ -28,17 +28,19 @@ from ups_scale.data.entries import Entry, Part, cut, make_entries
 from ups_scale.data.fingerprint import file_states
 from ups_scale.data.index import DTYPES, read_index
 from ups_scale.data.inputs import check_unchanged, digests, in_threads, inspect_all, say
+from ups_scale.data.layouts.blocks import KEPT_BYTES
 from ups_scale.data.manifest_content import LeftOut, manifest_content, time_steps
 from ups_scale.data.progress import Progress
 from ups_scale.data.shard_plan import Shard, cut_into_shards
 from ups_scale.data.shard_writer import SLAB_BYTES, Damaged, index_path, is_whole, write_shard
-from ups_scale.data.source import Source
+from ups_scale.data.source import Source, deal_together
 from ups_scale.data.workers import WorkerDied, run
 from ups_scale.errors import DataError, remedy
 
-MAX_WORKERS = 8
-MEMORY_BYTES = 1280 * 2**20
-WORKER_BYTES = 160 * 2**20
+MEMORY_BYTES = 1408 * 2**20
+# A process with a slab, and the blocks that it keeps; so there are four at most, as many as most disks are good for.
+WORKER_BYTES = 160 * 2**20 + KEPT_BYTES
+INSPECTORS = 4
 DAMAGED_LISTED = 5
 LISTED = 20
 """How many of the trajectories that are left out a message names."""
@@ -69,8 +71,8 @@ def convert(
         layouts: those of single inputs, where they aren't `layout`; by path, file name, or folder.
         dtype: of the stored values, "float32" or "float16".
         shard_mib: size of a shard in MiB, about.
-        workers: processes that write; with 1 it is this one. None for one per core, at most 8 (disks are then the
-            limit), and no more than keep memory below 1.5 GiB.
+        workers: processes that write; with 1 it is this one. None for one per core, and no more than keep memory
+            below 1.5 GiB: four, fewer where frames are large.
         licence: for inputs that state none themselves.
         leave_out_bad: go on without the trajectories that hold values that are not finite.
         by_parameters: an entry per value of the parameters that are constant within an input.
@@ -91,15 +93,17 @@ def convert(
         family,
         parameters or {},
         split,
-        (workers or os.cpu_count() or 1) if isolated else 0,
+        min(workers or os.cpu_count() or 1, INSPECTORS) if isolated else 0,
     )
     workers = workers or num_workers(sources, os.cpu_count() or 1)
     with _locked(out):
         states = {source.path: file_states(source.path) for source in sources}
         found = digests(sources, workers, show_progress)
+        sources = deal_together(sources, found)
         frame_bytes = np.dtype(dtype).itemsize
         parts = [Part(source, found[source.path], *cut(source, shard_mib * 2**20, frame_bytes)) for source in sources]
         entries = make_entries(parts, by_parameters)
+        _say_undealt(entries)
         steps = {entry.name: time_steps(entry) for entry in entries}
         shards = [shard for entry in entries for shard in cut_into_shards(entry, out, dtype, shard_mib * 2**20)]
         _say_dropped(entries)
@@ -125,7 +129,7 @@ def num_workers(sources: Sequence[Source], num_cores: int) -> int:
     frame_bytes = max((4 * math.prod(source.grid) for source in sources), default=0)
     # A slab comes as the file has it, is converted, checked, and its last frame kept: measured, rounded up.
     each = WORKER_BYTES + 7 * max(0, frame_bytes - SLAB_BYTES)
-    return max(1, min(num_cores, MAX_WORKERS, MEMORY_BYTES // each))
+    return max(1, min(num_cores, MEMORY_BYTES // each))
 
 
 @contextmanager
@@ -162,6 +166,18 @@ def _locked(out: Path) -> Iterator[None]:
             if new and [path.name for path in out.iterdir()] == [".lock"]:
                 (out / ".lock").unlink()
                 out.rmdir()
+
+
+def _say_undealt(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        dealt = [part for part in entry.parts if part.source.dealt is not None]
+        missing = [split for split in ("valid", "test") if split not in entry.num_frames]
+        if dealt and missing:
+            num = sum(part.source.num_trajectories for part in dealt)
+            say(
+                f"note: {entry.name}: {num} {'trajectories are' if num > 1 else 'trajectory is'} too few to be dealt "
+                f"8:1:1: there is no {', no '.join(missing)} split; --split time cuts each in time"
+            )
 
 
 def _say_dropped(entries: Sequence[Entry]) -> None:

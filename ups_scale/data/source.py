@@ -7,9 +7,10 @@ opening HDF5 without following links out of the file.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,14 +23,12 @@ from ups_scale.physics.families import FAMILIES, Field
 
 SPLITS = ("train", "valid", "test")
 SPLIT_NAME = re.compile(r"train|valid|test|ood(_[a-z0-9]+)*")
+# Fewer trajectories than this can't be dealt 8:1:1.
+FEW_TRAJECTORIES = 10
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names of families, fields and parameters: they become parts of file names in shards."""
 # How far a point of an even axis may lie from its place, in steps; files keep axes in float32, some as running sums.
 EVEN_TOLERANCE = 1e-2
-# HDF5's cache of unpacked chunks, per open array: with its default of 1 MiB, a chunk of many trajectories is unpacked
-# anew for each of them.
-CHUNK_CACHE_BYTES = 32 * 2**20
-CHUNK_CACHE_SLOTS = 100_003
 
 
 class Frames(Protocol):
@@ -47,6 +46,14 @@ class Contents(Protocol):
 
 
 @dataclass(frozen=True)
+class Dealt:
+    """How whole trajectories are dealt to train, valid and test."""
+
+    seed: int
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+
+@dataclass(frozen=True)
 class Source:
     """One input (a file, or a folder such as a Zarr store): what it holds, and how to read it.
 
@@ -61,6 +68,7 @@ class Source:
         parameters_np: (N, P) float64, NaN where the input states none.
         splits: for each split its pieces, (n, 3) int64 rows of (trajectory, first frame, end of frames); all pieces of
             a split have the same number of frames.
+        dealt: how `splits` were dealt out, if they were; see `deal_together`.
         licence: the input's own word on it, if it has one.
         notes: what is no error but worth a line to whoever converts it.
         contents: reads it.
@@ -78,6 +86,7 @@ class Source:
     parameters_np: np.ndarray
     splits: Mapping[str, np.ndarray]
     contents: Contents
+    dealt: Dealt | None = None
     licence: str | None = None
     steady: bool = False
     masked: bool = False
@@ -139,14 +148,38 @@ def whole(trajectories: Sequence[int] | np.ndarray, num_frames: int) -> np.ndarr
     return np.stack([rows, np.zeros_like(rows), np.full_like(rows, num_frames)], axis=1)
 
 
-def split_by_seed(
-    num: int, num_frames: int, seed: int, shares: Sequence[float] = (0.8, 0.1, 0.1)
-) -> dict[str, np.ndarray]:
-    """Whole trajectories dealt to train, valid and test in these shares, in an order that depends on the seed alone."""
-    order = permutation(num, seed, num)
-    ends = np.round(np.cumsum(shares) / sum(shares) * num).astype(int)
+def split_by_seed(num: int, num_frames: int, dealt: Dealt) -> dict[str, np.ndarray]:
+    """Whole trajectories dealt to train, valid and test, in an order that depends on seed and number alone."""
+    order = permutation(num, dealt.seed, num)
+    ends = np.round(np.cumsum(dealt.shares) / sum(dealt.shares) * num).astype(int)
     parts = np.split(order, ends[:-1])
     return {name: whole(np.sort(part), num_frames) for name, part in zip(SPLITS, parts, strict=True) if len(part)}
+
+
+def deal_together(sources: Sequence[Source], digests: Mapping[Path, str]) -> list[Source]:
+    """The sources; those with too few trajectories to be dealt out by themselves are dealt together with others of
+    their family that are dealt by the same seed, in the order of their content.
+
+    Sources of many trajectories are each dealt by themselves, those of as many alike: files of several regimes often
+    share their initial conditions, trajectory by trajectory, and these stay in one split.
+    """
+    groups: dict[tuple[str, Dealt], list[Source]] = defaultdict(list)
+    for source in sources:
+        if source.dealt is not None and source.num_trajectories < FEW_TRAJECTORIES:
+            groups[source.family, source.dealt].append(source)
+    changed: dict[Path, Source] = {}
+    for (_, dealt), members in groups.items():
+        members.sort(key=lambda source: digests[source.path])
+        if len(members) == 1:
+            continue
+        owners = np.repeat(np.arange(len(members)), [source.num_trajectories for source in members])
+        rows = np.concatenate([np.arange(source.num_trajectories) for source in members])
+        splits = split_by_seed(len(rows), 1, dealt)
+        for number, source in enumerate(members):
+            own = {name: part[owners[part[:, 0]] == number, 0] for name, part in splits.items()}
+            pieces = {name: whole(rows[part], source.num_frames) for name, part in own.items() if len(part)}
+            changed[source.path] = replace(source, splits=pieces)
+    return [changed.get(source.path, source) for source in sources]
 
 
 def split_in_time(num: int, num_frames: int, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> dict[str, np.ndarray]:
@@ -169,7 +202,7 @@ def text_of(value: object) -> str:
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """The open file, with a `DataError` in place of h5py's own when it is missing or not HDF5."""
     try:
-        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
+        file = h5py.File(path, "r")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path, or make data with tools/generate.py") from None
     except OSError as error:

@@ -25,18 +25,20 @@ LIMIT_S = 900.0
 
 
 class WorkerDied(Exception):
-    """A worker process ended in the middle of `job`, with this exit code (negative: killed by that signal)."""
+    """A worker process ended in the middle of `job`, with this exit code (negative: killed by that signal); it may go
+    without progress for `limit_s`."""
 
-    def __init__(self, job: Any, exit_code: int | None) -> None:
+    def __init__(self, job: Any, exit_code: int | None, limit_s: float) -> None:
         super().__init__(f"a worker process ended with exit code {exit_code}")
         self.job = job
         self.exit_code = exit_code
+        self.limit_s = limit_s
 
     @property
     def how(self) -> str:
         """In words: "killed by SIGSEGV"."""
         if self.exit_code == -signal.SIGALRM:
-            return f"ended, having made no progress for {LIMIT_S:g} s"
+            return f"ended, having made no progress for {self.limit_s:g} s"
         if self.exit_code is not None and self.exit_code < 0:
             return f"killed by {signal.Signals(-self.exit_code).name}"
         return f"ended with exit code {self.exit_code}"
@@ -48,12 +50,13 @@ def run(
     num_workers: int,
     advance: Callable[[int], None],
     isolated: bool = False,
+    extra_s: float = 0.0,
 ) -> Generator[tuple[Job, Result], None, None]:
     """Each job with its result, as they get done, in any order; `jobs` are made one by one when a worker is free.
 
     With one worker the work is done in this process, unless it is to be `isolated`: libraries that read files may crash
-    or never come back on a damaged one. A worker that makes no progress for `LIMIT_S` ends. After a failure nothing new
-    is begun, what is in work is finished, then the error is raised.
+    or never come back on a damaged one. A worker that makes no progress for `LIMIT_S` + `extra_s`
+    seconds ends. After a failure nothing new is begun, what is in work is finished, then the error is raised.
 
     Raises:
         WorkerDied: a worker process ended before its job.
@@ -63,6 +66,7 @@ def run(
         for job in jobs:
             yield job, work(job, advance)
         return
+    limit_s = LIMIT_S + round(extra_s)
     later = iter(jobs)
     first = list(islice(later, max(1, num_workers)))
     remaining = chain(first, later)
@@ -81,14 +85,14 @@ def run(
         except OSError:  # it has died since
             if job is not None:
                 process.join()
-                raise WorkerDied(job, process.exitcode) from None
+                raise WorkerDied(job, process.exitcode, limit_s) from None
         if job is not None:
             busy[connection] = (process, job)
 
     try:
         for _ in first:
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, work, LIMIT_S), daemon=True)
+            process = context.Process(target=_serve, args=(there, work, limit_s), daemon=True)
             process.start()
             there.close()
             processes.append(process)
@@ -102,7 +106,7 @@ def run(
                 except (EOFError, ConnectionResetError):
                     process.join()
                     del busy[connection]
-                    death = _no_start(process.exitcode) if at is None else WorkerDied(at, process.exitcode)
+                    death = _no_start(process.exitcode) if at is None else WorkerDied(at, process.exitcode, limit_s)
                     failure = failure or death
                     continue
                 if kind == "progress":

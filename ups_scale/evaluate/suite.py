@@ -57,7 +57,7 @@ class Rollout(Protocol):
         dt_bt: Tensor,
         horizon: int,
         *,
-        mask_bcx: Tensor | None,
+        mask_btcx: Tensor | None,
     ) -> Tensor: ...
 
 
@@ -75,7 +75,8 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Example:
-    """A rollout to look at; arrays are (H, C, *X) in physical units, NaN where there is no value."""
+    """A rollout to look at; arrays are (H, C, *X) in physical units, NaN where the truth has no value and where the
+    prediction doesn't count."""
 
     label: str
     key: str
@@ -219,13 +220,13 @@ def examples(
     for index, label in by_index.items():
         batch = _read(model, test, [index], horizon, device)
         pred_bhcx, _ = _predict(model, test, batch, horizon)
-        truth_bhcx, mask_bhcx = _truth(model, batch)
-        (curve,) = _curves(pred_bhcx, truth_bhcx, mask_bhcx, dynamic)
-        shown = [
-            u_bhcx if mask_bhcx is None else torch.where(mask_bhcx, u_bhcx, torch.nan)
-            for u_bhcx in (truth_bhcx, pred_bhcx)
-        ]
-        found.append(Example(label, batch.keys[0], _mean(curve), *(u_bhcx[0].cpu().numpy() for u_bhcx in shown)))
+        truth_bhcx, counted_bhcx = _truth(model, batch)
+        (curve,) = _curves(pred_bhcx, truth_bhcx, counted_bhcx, dynamic)
+        if counted_bhcx is not None:
+            truth_bhcx = torch.where(batch.mask_btcx[:, model.context_frames :], truth_bhcx, torch.nan)
+            pred_bhcx = torch.where(counted_bhcx, pred_bhcx, torch.nan)
+        shown = (u_bhcx[0].cpu().numpy() for u_bhcx in (truth_bhcx, pred_bhcx))
+        found.append(Example(label, batch.keys[0], _mean(curve), *shown))
     return found
 
 
@@ -260,18 +261,18 @@ def _read(model: Rollout, test: TestSet, indices: Sequence[int], horizon: int, d
 def _predict(model: Rollout, test: TestSet, batch: Any, horizon: int) -> tuple[Tensor, float]:
     """The prediction (B, H, C, *X) from a batch's first frames, and the seconds it took."""
     context_btcx = batch.u_btcx[:, : model.context_frames]
-    mask_bcx = None if batch.mask_btcx is None else batch.mask_btcx[:, model.context_frames - 1]
+    mask_btcx = None if batch.mask_btcx is None else batch.mask_btcx[:, : model.context_frames]
     _synchronize(context_btcx.device)
     began = time.perf_counter()
-    pred_bhcx = model(context_btcx, test.spec.name, batch.parameters_bp, batch.dt_bt, horizon, mask_bcx=mask_bcx)
+    pred_bhcx = model(context_btcx, test.spec.name, batch.parameters_bp, batch.dt_bt, horizon, mask_btcx=mask_btcx)
     _synchronize(context_btcx.device)
     return pred_bhcx, time.perf_counter() - began
 
 
 def _truth(model: Rollout, batch: Any) -> tuple[Tensor, Tensor | None]:
-    """The frames (B, H, C, *X) to be predicted, and where they have a value."""
-    mask_btcx = batch.mask_btcx
-    return batch.u_btcx[:, model.context_frames :], None if mask_btcx is None else mask_btcx[:, model.context_frames :]
+    """The frames (B, H, C, *X) to be predicted, and the points of them that count."""
+    counted_bhcx = accuracy.counted_points(batch.mask_btcx, model.context_frames)
+    return batch.u_btcx[:, model.context_frames :], counted_bhcx
 
 
 def _evaluate_share(
@@ -290,14 +291,14 @@ def _evaluate_share(
             _predict(model, test, batch, 1)  # a first call allocates and tunes: not to be timed
         pred_bhcx, seconds = _predict(model, test, batch, horizon)
         tally.rollout_s.append((len(chunk), seconds))
-        truth_bhcx, mask_bhcx = _truth(model, batch)
+        truth_bhcx, counted_bhcx = _truth(model, batch)
         last_bcx = batch.u_btcx[:, model.context_frames - 1]
-        rollout_errors(pred_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons, mask_bhcx)
+        rollout_errors(pred_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons, counted_bhcx)
         zero_bhcx = torch.zeros_like(truth_bhcx)
-        predictor_errors("zero", zero_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons, mask_bhcx)
+        predictor_errors("zero", zero_bhcx, truth_bhcx, last_bcx, test.spec, tally.accumulator, horizons, counted_bhcx)
         tally.indices += chunk
-        tally.model_curves += _curves(pred_bhcx, truth_bhcx, mask_bhcx, dynamic)
-        tally.persistence_curves += _curves(last_bcx[:, None].expand_as(truth_bhcx), truth_bhcx, mask_bhcx, dynamic)
+        tally.model_curves += _curves(pred_bhcx, truth_bhcx, counted_bhcx, dynamic)
+        tally.persistence_curves += _curves(last_bcx[:, None].expand_as(truth_bhcx), truth_bhcx, counted_bhcx, dynamic)
         if not test.spec.masked:
             tally.truth_spectra += list(power_spectrum(truth_bhcx[:, -1], test.spec).cpu().numpy())
             tally.model_spectra += list(power_spectrum(pred_bhcx[:, -1], test.spec).cpu().numpy())

@@ -86,8 +86,9 @@ def rollout_errors(
     """Adds the model's and persistence's figures at the steps `horizons` (1 is the first after the last given frame).
 
     `pred_bhcx` and `truth_bhcx` are (B, H, C, *X) with H >= max(horizons), `last_bcx` the last given frame
-    (B, C, *X); all in physical units. `mask_bhcx` (bool) says where the truth has a value: all is measured there only,
-    and frames of a field without any are left out (counted as `no_value`). Static fields are given, and have no figure.
+    (B, C, *X); all in physical units. `mask_bhcx` (bool) holds the points that count (`accuracy.counted_points`): all
+    is measured there only, and frames of a field without any are left out (counted as `no_value`). Static fields are
+    given, and have no figure.
     """
     persistence_bhcx = last_bcx[:, None].expand_as(truth_bhcx)
     for predictor, predicted in (("model", pred_bhcx), ("persistence", persistence_bhcx)):

@@ -2,7 +2,7 @@
 
 Dimensions: b trajectory, h step after the last given frame, c field, x space (any number of axes, uniform cells).
 Everything is computed and returned in float64; nothing here averages over trajectories (see `accumulate`).
-Non-finite predictions give non-finite values. Where `mask_bhcx` (bool) is False there is no value: what stands there
+Non-finite predictions give non-finite values. Where `mask_bhcx` (bool) is False nothing is measured: what stands there
 changes nothing, means over x are over the other points, and a frame without any (see `num_points`) has no error at all.
 """
 
@@ -17,8 +17,20 @@ VARIANCE_FLOOR = 1e-7
 """Added to the spatial variance in VRMSE, as The Well does."""
 
 
+def counted_points(mask_btcx: Tensor | None, context_frames: int) -> Tensor | None:
+    """(B, H, C, *X) bool, the points that count in loss and figures: those with a value in the truth and in the last of
+    the `context_frames` given frames. None: all.
+
+    `mask_btcx` (B, context_frames + H, C, *X), bool, says where there is a value; None: everywhere.
+    From a point without a value nothing can be predicted: the model leaves it as it was filled in.
+    """
+    if mask_btcx is None:
+        return None
+    return mask_btcx[:, context_frames:] & mask_btcx[:, context_frames - 1 : context_frames]
+
+
 def num_points(truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """The number of points that have a value, (B, H, C) int64."""
+    """The number of points that are measured, (B, H, C) int64."""
     if mask_bhcx is None:
         return torch.full(truth_bhcx.shape[:3], math.prod(truth_bhcx.shape[3:]), device=truth_bhcx.device)
     return mask_bhcx.flatten(3).sum(-1)
@@ -54,7 +66,7 @@ def nrmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None
 
 
 def truth_is_zero(truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """Whether the truth is zero at every point that has a value (or none has), (B, H, C) bool: such frames have no
+    """Whether the truth is zero at every point that is measured (or none is), (B, H, C) bool: such frames have no
     nRMSE."""
     return (_valid(truth_bhcx, mask_bhcx) == 0).flatten(3).all(-1)
 
@@ -85,12 +97,12 @@ def rel_l2(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = Non
 
 
 def non_finite(pred_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """Whether a prediction is not finite at a point that has a value, (B, H, C) bool."""
+    """Whether a prediction is not finite at a point that is measured, (B, H, C) bool."""
     return ~_valid(pred_bhcx, mask_bhcx).isfinite().flatten(3).all(-1)
 
 
 def _valid(values_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
-    """The values, and zero where there is none."""
+    """The values, and zero where nothing is measured."""
     return values_bhcx if mask_bhcx is None else torch.where(mask_bhcx, values_bhcx, 0.0)
 
 
@@ -99,7 +111,7 @@ def _error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None) -> T
 
 
 def _mean(values_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
-    """Mean over space of values that are zero outside the mask; NaN where no point has a value."""
+    """Mean over space of values that are zero outside the mask; NaN where it holds no point."""
     if mask_bhcx is None:
         return values_bhcx.flatten(3).mean(-1)
     return values_bhcx.flatten(3).sum(-1) / num_points(values_bhcx, mask_bhcx)

@@ -21,46 +21,63 @@ TINY = 1e-30  # for a field that is zero in all of the training data
 TINY_SQUARE = 1e-36
 
 
-def scales(context_btcx: Tensor, spec: FamilySpec, dt_bt: Tensor, mask_bcx: Tensor | None) -> tuple[Tensor, Tensor]:
+def scales(context_btcx: Tensor, spec: FamilySpec, dt_bt: Tensor, mask_btcx: Tensor | None) -> tuple[Tensor, Tensor]:
     """RMS of the context frames, and the size to expect of the change to the next frame, each (B, C) float32.
 
     The size is the RMS of the change between the context frames or, with one frame, that of the training data times
-    RMS(context) / RMS(training data); then it is taken to be in proportion to the time, up to where frames have nothing
-    more in common. A steady family's is that of the training data.
+    RMS(context) / RMS(training data), as it is for a field that has no point with a value in two frames in a row; then
+    it is taken to be in proportion to the time, up to where frames have nothing more in common. A steady family's is
+    that of the training data.
 
     Args:
         context_btcx: (B, T, C, *grid) float32 in physical units.
         dt_bt: (B, T) times between the context frames and from the last of them to the next, in s; NaN: not known.
-        mask_bcx: (B, C, *grid) bool, where there is a value (all is measured there only); None: everywhere.
+        mask_btcx: (B, T, C, *grid) bool, where there is a value; None: everywhere. The RMS is over points that have one
+            in that frame, the change between two frames over points that have one in both.
     """
     u = context_btcx.float()
     data_rms = constant(spec.u_rms, u.device).clamp_min(TINY)
     data_delta_rms = constant(spec.delta_rms, u.device)
-    rms_bc = _rms(u, RMS_FLOOR * data_rms, mask_bcx).clamp_min(TINY)
-    if mask_bcx is not None:  # a field without any value holds what the reader filled in, of the data's size
-        rms_bc = torch.where(mask_bcx.flatten(2).any(dim=2), rms_bc, data_rms)
+    rms_bc = _rms(u, RMS_FLOOR * data_rms, mask_btcx).clamp_min(TINY)
+    if mask_btcx is not None:  # a field without any value holds what the reader filled in, of the data's size
+        rms_bc = torch.where(_num_points(mask_btcx).sum(dim=1) > 0, rms_bc, data_rms)
     if spec.steady:
         return rms_bc, data_delta_rms.expand_as(rms_bc)
-    if u.shape[1] == 1:
-        delta_rms_bc = rms_bc * (data_delta_rms / data_rms)
-        usual_dt_b = constant([float(spec.dt)], u.device)
-    else:
-        delta_rms_bc = _rms(u.diff(dim=1), RMS_FLOOR * data_delta_rms, mask_bcx)
-        # The mean, written so that equal times give exactly that time.
-        usual_dt_b = dt_bt[:, 0] + (dt_bt[:, :-1] - dt_bt[:, :1]).mean(dim=1)
-    ratio_b = dt_bt[:, -1] / usual_dt_b
-    ratio_b1 = torch.where(ratio_b.isfinite(), ratio_b, 1.0)[:, None]
+    # What is known of the change, (B, C), and the time it is over, (B, C) or of size 1 along an axis.
+    delta_rms_bc = rms_bc * (data_delta_rms / data_rms)
+    usual_dt_bc = constant([float(spec.dt)], u.device)[:, None]
+    if u.shape[1] > 1:
+        least_c = RMS_FLOOR * data_delta_rms
+        # Means of the times, written so that equal times give exactly that time.
+        later_bt = dt_bt[:, :-1] - dt_bt[:, :1]
+        if mask_btcx is None:
+            delta_rms_bc = _rms(u.diff(dim=1), least_c, None)
+            usual_dt_bc = dt_bt[:, :1] + later_bt.mean(dim=1, keepdim=True)
+        else:
+            both_btcx = mask_btcx[:, 1:] & mask_btcx[:, :-1]
+            points_btc = _num_points(both_btcx)
+            points_bc = points_btc.sum(dim=1)
+            later_bc = (points_btc * later_bt[:, :, None]).sum(dim=1) / points_bc.clamp_min(1)
+            delta_rms_bc = torch.where(points_bc > 0, _rms(u.diff(dim=1), least_c, both_btcx), delta_rms_bc)
+            usual_dt_bc = torch.where(points_bc > 0, dt_bt[:, :1] + later_bc, usual_dt_bc)
+    ratio_bc = dt_bt[:, -1:] / usual_dt_bc
+    ratio_bc = torch.where(ratio_bc.isfinite(), ratio_bc, 1.0)
     # Two frames that have nothing more in common differ by sqrt(2) times their RMS, however far apart in time.
     most_bc = torch.maximum(math.sqrt(2) * rms_bc, delta_rms_bc)
-    return rms_bc, torch.minimum(delta_rms_bc * ratio_b1, most_bc)
+    return rms_bc, torch.minimum(delta_rms_bc * ratio_bc, most_bc)
 
 
-def _rms(u_btcx: Tensor, least_c: Tensor, mask_bcx: Tensor | None) -> Tensor:
+def _rms(u_btcx: Tensor, least_c: Tensor, mask_btcx: Tensor | None) -> Tensor:
     """(B, C) root mean square over frames and space, of the points with a value; at least `least_c` (C,)."""
     axes = [1, *range(3, u_btcx.ndim)]
-    if mask_bcx is None:
+    if mask_btcx is None:
         mean_square = u_btcx.square().mean(dim=axes)
     else:
-        count_bc = mask_bcx.flatten(2).sum(dim=2) * u_btcx.shape[1]
-        mean_square = torch.where(mask_bcx[:, None], u_btcx, 0.0).square().sum(dim=axes) / count_bc.clamp_min(1)
+        points_bc = _num_points(mask_btcx).sum(dim=1)
+        mean_square = torch.where(mask_btcx, u_btcx, 0.0).square().sum(dim=axes) / points_bc.clamp_min(1)
     return torch.maximum(mean_square, least_c.square().clamp_min(TINY_SQUARE)).sqrt()
+
+
+def _num_points(mask_btcx: Tensor) -> Tensor:
+    """(B, T, C) int64, the points of each frame that have a value."""
+    return mask_btcx.flatten(3).sum(dim=3)

@@ -40,7 +40,7 @@ class Simulator(nn.Module):
 
     Inputs are divided by the RMS of the context frames, and the predicted change is multiplied by the size to expect of
     it (`model/scales.py`): nothing is taken from frames that are to be predicted. Static fields, and points without a
-    value, stay as they are.
+    value in the last context frame, stay as they are.
 
     Args:
         specs: the families it knows, with grid, boundaries and statistics.
@@ -82,7 +82,7 @@ class Simulator(nn.Module):
         dt_bt: Tensor,
         horizon: int,
         detach_between: bool = False,
-        mask_bcx: Tensor | None = None,
+        mask_btcx: Tensor | None = None,
     ) -> Tensor:
         """(B, H, C, *grid) float32 in physical units: the `horizon` frames after the context, each from its own last
         `context_frames` frames, predicted ones included.
@@ -94,20 +94,23 @@ class Simulator(nn.Module):
             dt_bt: (B, T + H - 1) float32 or more columns, time from each frame to the next in s, first of the context
                 frames; NaN where there is none (a steady family) or it isn't known.
             detach_between: stop gradients between the frames of the unrolled horizon.
-            mask_bcx: (B, C, *grid) bool, where the last context frame has a value; None: everywhere.
+            mask_btcx: (B, T, C, *grid) bool, where the context frames have a value; None: everywhere. A predicted frame
+                has one where the frame before it has.
 
         Raises:
             DataError: the family is not one the model was built for, or a shape does not fit it.
         """
-        spec = self._spec(family, context_btcx, dt_bt, horizon, mask_bcx)
+        spec = self._spec(family, context_btcx, dt_bt, horizon, mask_btcx)
         context = self.context_frames
         predictions = []
         for step in range(horizon):
             # The times between the frames of this step's window, and from the last of them to the next frame.
-            next_bcx = self._step(context_btcx, spec, parameters_bp, dt_bt[:, step : step + context], mask_bcx)
+            next_bcx = self._step(context_btcx, spec, parameters_bp, dt_bt[:, step : step + context], mask_btcx)
             predictions.append(next_bcx)
             feedback = next_bcx.detach() if detach_between else next_bcx
             context_btcx = torch.cat([context_btcx[:, 1:], feedback[:, None]], dim=1)
+            if mask_btcx is not None:
+                mask_btcx = torch.cat([mask_btcx[:, 1:], mask_btcx[:, -1:]], dim=1)
         return torch.stack(predictions, dim=1)
 
     def _step(
@@ -116,9 +119,9 @@ class Simulator(nn.Module):
         spec: FamilySpec,
         parameters_bp: Tensor,
         dt_bt: Tensor,
-        mask_bcx: Tensor | None,
+        mask_btcx: Tensor | None,
     ) -> Tensor:
-        rms_bc, delta_rms_bc = scales(context_btcx, spec, dt_bt, mask_bcx)
+        rms_bc, delta_rms_bc = scales(context_btcx, spec, dt_bt, mask_btcx)
         space = (1,) * spec.dimensions
         normalised = context_btcx / rms_bc.reshape(*rms_bc.shape[:1], 1, rms_bc.shape[1], *space)
         condition_bd = F.silu(self.conditioner(spec, parameters_bp, dt_bt[:, -1], rms_bc))
@@ -126,6 +129,7 @@ class Simulator(nn.Module):
         z_bld = self.operator(z_bld, condition_bd, self.lattices[spec.name], spec.periodic)
         change_bcx = self.decoder(z_bld, condition_bd, spec)
         last_bcx = context_btcx[:, -1]
+        mask_bcx = None if mask_btcx is None else mask_btcx[:, -1]
         if not spec.static:
             change_bcx = change_bcx * delta_rms_bc.reshape(*delta_rms_bc.shape, *space)
             return last_bcx + (change_bcx if mask_bcx is None else torch.where(mask_bcx, change_bcx, 0.0))
@@ -140,7 +144,7 @@ class Simulator(nn.Module):
         return RMS_FLOOR * constant(self.specs[family].u_rms, device)
 
     def _spec(
-        self, family: str, context_btcx: Tensor, dt_bt: Tensor, horizon: int, mask_bcx: Tensor | None
+        self, family: str, context_btcx: Tensor, dt_bt: Tensor, horizon: int, mask_btcx: Tensor | None
     ) -> FamilySpec:
         if family not in self.specs:
             raise DataError(f"the model was not trained on family {family!r}; it knows {', '.join(sorted(self.specs))}")
@@ -157,10 +161,10 @@ class Simulator(nn.Module):
                 f"family {family}: dt_bt of shape {tuple(dt_bt.shape)}, expected ({batch}, {times}): a time from each "
                 f"frame to the next, for {self.context_frames} given and {horizon} predicted frames"
             )
-        if mask_bcx is not None and mask_bcx.shape != context_btcx[:, -1].shape:
+        if mask_btcx is not None and mask_btcx.shape != context_btcx.shape:
             raise DataError(
-                f"family {family}: mask_bcx of shape {tuple(mask_bcx.shape)}, expected that of one context frame, "
-                f"{tuple(context_btcx[:, -1].shape)}"
+                f"family {family}: mask_btcx of shape {tuple(mask_btcx.shape)}, expected that of the context, "
+                f"{tuple(context_btcx.shape)}"
             )
         return spec
 

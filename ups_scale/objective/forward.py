@@ -25,8 +25,9 @@ def nrmse_loss(
     """Mean over b, h, c of sqrt(mean_x (pred - truth)^2) / sqrt(mean_x truth^2), a float32 scalar (SPEC O1).
 
     Shapes (B, H, C, *grid), physical units. A frame whose RMS is under `least_rms_c` (C,) is measured by that instead:
-    one that is zero would drown all others. With `mask_bhcx` (bool) the means over x are over the points that have a
-    value, and frames of a field without any are left out. `dynamic` are the numbers of the fields that count
+    one that is zero would drown all others. With `mask_bhcx` (bool) the means over x are over the points it holds, and
+    frames of a field without any count as 0: the mean over windows is then the same however they are dealt to
+    ranks and microsteps. `dynamic` are the numbers of the fields that count
     (`FamilySpec.dynamic`; all by default): the others are given, so nothing is learned from them.
     """
     if dynamic is not None and len(dynamic) < pred_bhcx.shape[2]:
@@ -45,8 +46,7 @@ def nrmse_loss(
         for values in (error, truth)
     )
     loss_bhc = (square_error / torch.maximum(square_truth, least) + RELATIVE_EPSILON).sqrt()
-    counted_bhc = count_bhc > 0
-    return torch.where(counted_bhc, loss_bhc, 0.0).sum() / counted_bhc.sum().clamp_min(1)
+    return torch.where(count_bhc > 0, loss_bhc, 0.0).mean()
 
 
 def add_noise(

@@ -22,6 +22,7 @@ from ups_scale.data.reader import ShardReader
 from ups_scale.distributed import Ranks
 from ups_scale.engine.setup import Engine
 from ups_scale.errors import CheckpointError, DivergenceError, RecipeError, UserError
+from ups_scale.metrics import accuracy
 from ups_scale.model.build import build_model
 from ups_scale.objective.forward import add_noise, nrmse_loss
 from ups_scale.observe.pictures import comparison
@@ -232,9 +233,10 @@ def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ran
     """
     torch.manual_seed(mix(recipe.run.seed, 4, micro.step, micro.microstep, ranks.rank) >> 1)
     batch = micro.batch.to(ranks.device)
-    parts = [recipe.model.context_frames, micro.horizon]
-    context, truth = batch.u_btcx.split(parts, dim=1)
-    given, seen = (None, None) if batch.mask_btcx is None else batch.mask_btcx.split(parts, dim=1)
+    context_frames = recipe.model.context_frames
+    context, truth = batch.u_btcx.split([context_frames, micro.horizon], dim=1)
+    given = None if batch.mask_btcx is None else batch.mask_btcx[:, :context_frames]
+    counted = accuracy.counted_points(batch.mask_btcx, context_frames)
     dynamic = engine.module.specs[batch.family].dynamic
     predicted = engine.forward(
         add_noise(context, recipe.stabilization.noise, given, dynamic),
@@ -243,10 +245,10 @@ def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ran
         batch.dt_bt,
         micro.horizon,
         recipe.objective.unroll == "detached",
-        mask_bcx=None if given is None else given[:, -1],
+        mask_btcx=given,
     )
     least_rms = engine.module.least_rms(batch.family, ranks.device)
-    loss = nrmse_loss(predicted, truth, least_rms, seen, dynamic)
+    loss = nrmse_loss(predicted, truth, least_rms, counted, dynamic)
     return recipe.objective.task_nrmse * micro.weight * loss
 
 

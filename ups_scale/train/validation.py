@@ -13,13 +13,14 @@ from ups_scale.data.batch import FieldBatch
 from ups_scale.data.reader import ShardReader
 from ups_scale.distributed import Ranks, sum_over_ranks, together
 from ups_scale.engine.setup import Engine
+from ups_scale.metrics import accuracy
 from ups_scale.metrics.accumulate import Accumulator, rollout_errors
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures by name, and for every family the first trajectory's rollout and truth, (H, C, *grid), for pictures; NaN
-    where there is no value."""
+    """Figures by name, and for every family the first trajectory's rollout and truth, (H, C, *grid), for pictures; the
+    rollout NaN at points that do not count, the truth where it has no value."""
 
     figures: dict[str, float]
     rollouts: dict[str, tuple[Tensor, Tensor]]
@@ -56,12 +57,13 @@ def validate(
             truth = batch.u_btcx[:, context_frames:]
             last = batch.u_btcx[:, context_frames - 1]
             kept = slice(0, len(own))
-            seen = None if mask is None else mask[kept, context_frames:]
-            rollout_errors(predicted[kept], truth[kept], last[kept], spec, accumulator, steps, seen)
+            counted = accuracy.counted_points(mask, context_frames)
+            of_own = None if counted is None else counted[kept]
+            rollout_errors(predicted[kept], truth[kept], last[kept], spec, accumulator, steps, of_own)
             first = predicted[0], truth[0]
-            if mask is not None:
-                there = mask[0, context_frames:]
-                first = torch.where(there, first[0], torch.nan), torch.where(there, first[1], torch.nan)
+            if mask is not None and counted is not None:
+                there = counted[0], mask[0, context_frames:]
+                first = torch.where(there[0], first[0], torch.nan), torch.where(there[1], first[1], torch.nan)
             rollouts[name] = first[0].cpu(), first[1].cpu()
     engine.train(True)
     accumulator.load_flat(sum_over_ranks(accumulator.flat()))
@@ -75,6 +77,6 @@ def validate(
 
 
 def _rollout(engine: Engine, batch: FieldBatch, context_frames: int, horizon: int) -> Tensor:
-    mask_bcx = None if batch.mask_btcx is None else batch.mask_btcx[:, context_frames - 1]
     context_btcx = batch.u_btcx[:, :context_frames]
-    return engine.forward(context_btcx, batch.family, batch.parameters_bp, batch.dt_bt, horizon, mask_bcx=mask_bcx)
+    mask_btcx = None if batch.mask_btcx is None else batch.mask_btcx[:, :context_frames]
+    return engine.forward(context_btcx, batch.family, batch.parameters_bp, batch.dt_bt, horizon, mask_btcx=mask_btcx)

@@ -443,7 +443,7 @@ def test_many_trajectories_left_out_are_counted_and_twenty_named(monkeypatch, tm
 
 @pytest.mark.parametrize(
     ("grid", "num_cores", "expected"),
-    [((64, 64), 2, 2), ((64, 64), 64, 8), ((256, 256, 256), 64, 2), ((512, 512, 512), 64, 1), ((8,), 1, 1)],
+    [((64, 64), 2, 2), ((64, 64), 64, 4), ((256, 256, 256), 64, 2), ((512, 512, 512), 64, 1), ((8,), 1, 1)],
 )
 def test_workers_are_as_many_as_memory_allows(tmp_path, grid, num_cores, expected):
     source = array_source(tmp_path / "a.npz", {"u": np.zeros((1, 2, 4))})

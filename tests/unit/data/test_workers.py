@@ -9,7 +9,7 @@ import pytest
 
 from ups_scale.data import workers
 from ups_scale.data.workers import REPORT_EVERY, WorkerDied, run
-from ups_scale.errors import DataError
+from ups_scale.errors import DataError, UserError
 
 
 def work(job, advance):
@@ -49,6 +49,12 @@ def test_a_failure_stops_new_work_and_lets_the_rest_finish(job, error, message):
         found.extend(answer for answer, _ in run(work, jobs, 2, lambda _: None))
     assert 1.0 in found
     assert "h" in list(jobs)
+
+
+def test_a_worker_that_can_not_start_blames_no_job(monkeypatch):
+    monkeypatch.setattr(workers, "_serve", os._exit)  # of a pipe, which it can't take: it ends before it is ready
+    with pytest.raises(UserError, match=r"a process for reading the inputs can't start \(exit code 1\)"):
+        list(run(work, ["a", "b", "c"], 2, lambda _: None))
 
 
 def test_the_job_that_killed_its_worker_is_named():

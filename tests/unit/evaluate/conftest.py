@@ -48,14 +48,14 @@ class Persistence(nn.Module):
 
     context_frames = 2
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
         return context_btcx[:, -1:].repeat(1, horizon, *[1] * (context_btcx.dim() - 2))
 
 
 class Linear(Persistence):
     """Goes on with the last change, half of it: better than persistence on slow waves."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
         steps = torch.arange(1, horizon + 1).reshape(1, -1, *[1] * (context_btcx.dim() - 2))
         return context_btcx[:, -1:] + 0.5 * steps * (context_btcx[:, -1:] - context_btcx[:, -2:-1])
 
@@ -63,9 +63,9 @@ class Linear(Persistence):
 class Halfway(Persistence):
     """Goes half of the way from nothing to the solution of a steady family; elsewhere as `Linear`."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
         if family != "darcy_2d":
-            return Linear.forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx)
+            return Linear.forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx)
         assert horizon == 1
         assert dt_bt.isnan().all()
         given = context_btcx[:, -1:]
@@ -75,7 +75,7 @@ class Halfway(Persistence):
 class Diverging(Linear):
     """NaN from the third step on, for the waves that start high, and infinite once."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_bcx=None):
+    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
         u = super().forward(context_btcx, family, parameters_bp, dt_bt, horizon)
         if family == "advection_1d":
             u[1:, 2:] = math.nan

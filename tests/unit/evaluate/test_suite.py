@@ -165,17 +165,47 @@ def test_masked_points_change_no_figure(models, kinds, accelerator, garbage):
     assert example.nrmse == pytest.approx(np.mean(found.growth["ocean"]["model"]["mean"]), rel=1e-5)
 
 
-def test_the_model_is_told_the_mask_of_its_last_frame(models, kinds, accelerator):
+def test_the_model_is_told_the_masks_of_the_given_frames(models, kinds, accelerator):
     told = []
 
     class Listening(type(models.linear)):
-        def forward(self, *given, mask_bcx=None):
-            told.append(mask_bcx)
+        def forward(self, *given, mask_btcx=None):
+            told.append(mask_btcx)
             return super().forward(*given)
 
     kinds["ocean"].trajectories.mask_ntcx[:, 1, 0, 7, 7] = False  # the second of the two given frames
     evaluate(Listening(), {"ocean": kinds["ocean"]}, HORIZONS, accelerator)
-    assert torch.equal(told[-1], kinds["ocean"].trajectories.mask_ntcx[:, 1])
+    assert torch.equal(told[-1], kinds["ocean"].trajectories.mask_ntcx[:, :2])
+
+
+def test_what_appears_after_the_given_frames_counts_in_no_figure_and_is_in_the_pictures(models, kinds, accelerator):
+    ocean = kinds["ocean"]
+    data = ocean.trajectories
+    data.mask_ntcx[..., 4:6, :] = False  # never a value
+    expected = evaluate(models.linear, {"ocean": ocean}, HORIZONS, accelerator)
+    data.mask_ntcx[:, 2:, :, 4:6] = True  # one from the first predicted frame on
+    data.u_ntcx[:, :2, :, 4:6] = 0.4  # as the reader fills in
+    found = evaluate(models.linear, {"ocean": ocean}, HORIZONS, accelerator)
+    assert found.families == expected.families
+    assert found.growth == expected.growth
+    assert found.data == expected.data
+    example = examples(models.linear, ocean, [2], HORIZONS, accelerator.device)[0]
+    truth = data.u_ntcx[2, 2:6]
+    assert np.array_equal(example.truth_hcx[:, :, 4:6], truth[:, :, 4:6].numpy())
+    assert np.isnan(example.pred_hcx[:, :, 4:6]).all()
+    assert example.nrmse == pytest.approx(np.mean(expected_curve(models.linear, data, 2)), rel=1e-6)
+
+
+def expected_curve(model, data, index):
+    """nRMSE of the one dynamic field at the four steps, where the truth and the last given frame have a value."""
+    u, mask = data.u_ntcx[index].double(), data.mask_ntcx[index]
+    predicted = model(u[None, :2], "ocean", None, None, 4)[0, :, 0]
+    curve = []
+    for step in range(4):
+        there = mask[2 + step, 0] & mask[1, 0]
+        error, truth = (predicted[step] - u[2 + step, 0])[there], u[2 + step, 0][there]
+        curve.append((error.square().mean() / truth.square().mean()).sqrt().item())
+    return curve
 
 
 def test_frames_without_a_value_are_counted_and_spoil_no_mean(models, kinds, accelerator):

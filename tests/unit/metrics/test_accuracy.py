@@ -175,3 +175,12 @@ def test_a_mask_is_the_same_as_leaving_the_points_out(name):
     torch.testing.assert_close(
         METRICS[name](pred, truth, mask), METRICS[name](pred[..., kept], truth[..., kept]), rtol=1e-12, atol=0
     )
+
+
+def test_points_count_that_have_a_value_in_the_truth_and_in_the_last_given_frame():
+    mask = torch.rand(2, 5, 2, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.4
+    counted = accuracy.counted_points(mask, 2)
+    assert counted.shape == (2, 3, 2, 4, 4)
+    for step in range(3):
+        assert torch.equal(counted[:, step], mask[:, 2 + step] & mask[:, 1])
+    assert accuracy.counted_points(None, 2) is None

@@ -12,6 +12,7 @@ from small_models import BOX, CONDITIONING, FORCED, LINE, MODEL, PLANE, STEADY, 
 
 from ups_scale.errors import DataError, RecipeError
 from ups_scale.metrics.accumulate import Accumulator, rollout_errors
+from ups_scale.metrics.accuracy import counted_points
 from ups_scale.model.scales import scales
 from ups_scale.model.simulator import Simulator
 from ups_scale.objective.forward import add_noise, nrmse_loss
@@ -61,8 +62,8 @@ def test_no_weight_of_the_decoder_is_for_static_fields() -> None:
 def test_every_weight_takes_part_in_every_microstep(spec) -> None:
     model = make(trained=True, specs=EVERY_KIND).train()
     u, *rest = inputs(spec)
-    mask = torch.rand(u[:, 0].shape, generator=torch.Generator().manual_seed(0)) > 0.5
-    model(u, *rest, 1, mask_bcx=mask).square().mean().backward()
+    mask = torch.rand(u.shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    model(u, *rest, 1, mask_btcx=mask).square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -160,15 +161,15 @@ def test_times_that_do_not_fit_are_named() -> None:
     u, family, parameters, dt = inputs(LINE, frames=2)
     with pytest.raises(DataError, match=r"dt_bt of shape \(3, 3\), expected \(3, 4\): .* for 2 given and 3 predicted"):
         model(u, family, parameters, dt[:, :3], 3)
-    with pytest.raises(DataError, match=r"mask_bcx of shape \(3, 1\), expected .* \(3, 1, 32\)"):
-        model(u, family, parameters, dt, 3, mask_bcx=torch.ones(3, 1, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"mask_btcx of shape \(3, 1, 32\), expected .* \(3, 2, 1, 32\)"):
+        model(u, family, parameters, dt, 3, mask_btcx=torch.ones(3, 1, 32, dtype=torch.bool))
 
 
 # Masks
 
 
 def half(u):
-    mask = torch.ones_like(u[:, 0], dtype=torch.bool)
+    mask = torch.ones_like(u, dtype=torch.bool)
     mask[..., :3] = False
     return mask
 
@@ -178,11 +179,11 @@ def test_points_without_a_value_stay_as_they_were_filled(spec) -> None:
     model = make(trained=True, specs=[PLANE, FORCED]).eval()
     u, *rest = inputs(spec)
     mask = half(u)
-    predicted = model(u, *rest, 3, mask_bcx=mask)
+    predicted = model(u, *rest, 3, mask_btcx=mask)
     stays = predicted == u[:, -1:]
-    assert stays[(~mask)[:, None].expand_as(stays)].all()
+    assert stays[(~mask).expand_as(stays)].all()
     dynamic = list(spec.dynamic)
-    seen = mask[:, None, dynamic].expand(-1, 3, -1, *spec.grid)
+    seen = mask[:, :, dynamic].expand(-1, 3, -1, *spec.grid)
     assert not stays[:, :, dynamic][seen].any()
 
 
@@ -190,8 +191,8 @@ def test_points_without_a_value_stay_as_they_were_filled(spec) -> None:
 def test_a_mask_that_hides_nothing_is_no_mask(frames) -> None:
     model = make(trained=True, context_frames=frames).eval()
     u, *rest = inputs(PLANE, frames=frames)
-    full = torch.ones_like(u[:, 0], dtype=torch.bool)
-    torch.testing.assert_close(model(u, *rest, 2, mask_bcx=full), model(u, *rest, 2), rtol=1e-5, atol=1e-6)
+    full = torch.ones_like(u, dtype=torch.bool)
+    torch.testing.assert_close(model(u, *rest, 2, mask_btcx=full), model(u, *rest, 2), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -199,18 +200,97 @@ def test_scales_are_measured_where_there_are_values(frames) -> None:
     u, *_, dt = inputs(PLANE, frames=frames)
     mask = half(u)
     expected = scale(PLANE, u[..., 3:], dt[:, :frames])
-    for found, wanted in zip(
-        scale(PLANE, torch.where(mask[:, None], u, 1e6), dt[:, :frames], mask), expected, strict=True
-    ):
+    for found, wanted in zip(scale(PLANE, torch.where(mask, u, 1e6), dt[:, :frames], mask), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
 def test_a_field_without_any_value_has_the_datas_size() -> None:
     u, *_, dt = inputs(PLANE)
-    mask = torch.ones_like(u[:, 0], dtype=torch.bool)
-    mask[:, 1] = False
+    mask = torch.ones_like(u, dtype=torch.bool)
+    mask[:, :, 1] = False
     _, rms = scale(PLANE, u, dt[:, :1], mask)
     assert rms[:, 1].tolist() == [PLANE.u_rms[1]] * 3
+
+
+def clouds(u, seed=0):
+    """A mask of its own for every frame, with points that come and go."""
+    return torch.rand(u.shape, generator=torch.Generator().manual_seed(seed)) > 0.4
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e6, math.nan])
+def test_the_change_between_frames_is_measured_where_both_have_a_value(garbage) -> None:
+    u, *_, dt = inputs(PLANE, frames=3)
+    mask = clouds(u)
+    delta, rms = scale(PLANE, torch.where(mask, u, garbage), dt[:, :3], mask)
+    there, both = mask.double(), (mask[:, 1:] & mask[:, :-1]).double()
+    for found, values, weights in ((rms, u, there), (delta, u.diff(dim=1), both)):
+        axes = (1, 3, 4)
+        expected = ((values.double().square() * weights).sum(axes) / weights.sum(axes)).sqrt()
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_cloud_over_an_earlier_frame_is_no_change() -> None:
+    far = 285 + inputs(PLANE, batch=1)[0]  # far from zero, as a temperature in K is
+    u = torch.cat([far, far + 0.01 * torch.randn(far.shape, generator=torch.Generator().manual_seed(1))], dim=1)
+    mask = torch.ones_like(u, dtype=torch.bool)
+    clear, _ = scale(PLANE, u, torch.ones(1, 2), mask)
+    mask[:, 0, :, :2] = False
+    cloudy, _ = scale(PLANE, torch.where(mask, u, 280.0), torch.ones(1, 2), mask)
+    torch.testing.assert_close(cloudy, clear, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("dt", [PLANE.dt, 3 * PLANE.dt])
+def test_frames_without_a_point_in_common_are_as_good_as_one(dt) -> None:
+    u = inputs(PLANE, frames=2)[0]
+    mask = torch.ones_like(u, dtype=torch.bool)
+    mask[1, 0, 1, :4], mask[1, 1, 1, 4:] = False, False  # field 1 of sample 1: one half, then the other
+    times = torch.tensor([[7.0, dt]]).expand(3, -1)
+    delta, rms = scale(PLANE, u, times, mask)
+    data = PLANE.delta_rms[1] / PLANE.u_rms[1] * dt / PLANE.dt
+    assert delta[1, 1].item() == pytest.approx(rms[1, 1].item() * data, rel=1e-5)
+    usual, _ = scale(PLANE, u, times)
+    rest = torch.ones_like(usual, dtype=torch.bool)
+    rest[1, 1] = False
+    torch.testing.assert_close(delta[rest], usual[rest])
+
+
+def test_the_time_of_the_change_is_that_of_the_frames_it_is_measured_between() -> None:
+    u = torch.linspace(1, 1.05, 3).reshape(1, 3, 1, 1, 1) * inputs(PLANE, batch=1)[0]
+    mask = torch.ones_like(u, dtype=torch.bool)
+    mask[:, 0] = False  # nothing is known of the first frame, nor of the 50 s after it
+    found = scale(PLANE, u, torch.tensor([[50.0, 2.0, 1.0]]), mask)
+    for part, expected in zip(found, scale(PLANE, u[:, 1:], torch.tensor([[2.0, 1.0]])), strict=True):
+        torch.testing.assert_close(part, expected)
+
+
+def test_a_predicted_frame_has_values_where_the_frame_before_it_has() -> None:
+    model = make(trained=True, context_frames=2).eval()
+    u, family, parameters, dt = inputs(PLANE, frames=2)
+    mask = clouds(u)
+    three = model(u, family, parameters, dt, 3, mask_btcx=mask)
+    window, seen = u, mask
+    for step in range(3):
+        once = model(window, family, parameters, dt[:, step : step + 2], 1, mask_btcx=seen)
+        torch.testing.assert_close(three[:, step : step + 1], once)
+        window, seen = torch.cat([window[:, 1:], once], dim=1), torch.stack([seen[:, 1], mask[:, 1]], dim=1)
+    changed = three != u[:, 1:]
+    assert torch.equal(changed, mask[:, 1:].expand_as(changed))
+
+
+@pytest.mark.parametrize("spec", [PLANE, FORCED], ids=lambda spec: spec.name)
+def test_frames_without_a_point_in_common_give_finite_gradients(spec) -> None:
+    model = make(trained=True, specs=[PLANE, FORCED], context_frames=2).train()
+    u, *rest = inputs(spec, frames=2)
+    mask = torch.ones_like(u, dtype=torch.bool)
+    mask[0, 0] = False
+    mask[1] = False  # no value at all
+    u.requires_grad_()
+    predicted = model(u, *rest, 3, mask_btcx=mask)
+    loss = nrmse_loss(predicted, torch.ones_like(predicted), model.least_rms(spec.name, u.device), mask[:, 1:])
+    loss.backward()
+    assert predicted.isfinite().all()
+    assert u.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 # Variants, point sets, three axes
@@ -303,9 +383,10 @@ def test_nothing_in_a_microstep_waits_for_the_device(spec, frames) -> None:
         parameters, dt = torch.empty(2, len(spec.parameters)), torch.empty(2, frames + 2)
     context, truth = u.split([frames, 3], dim=1)
     noisy = add_noise(context, 0.1, mask[:, :frames], spec.dynamic)
-    predicted = model(noisy, spec.name, parameters, dt, 3, mask_bcx=mask[:, frames - 1])
-    loss = nrmse_loss(predicted, truth, model.least_rms(spec.name, u.device), mask[:, frames:], spec.dynamic)
+    predicted = model(noisy, spec.name, parameters, dt, 3, mask_btcx=mask[:, :frames])
+    counted = counted_points(mask, frames)
+    loss = nrmse_loss(predicted, truth, model.least_rms(spec.name, u.device), counted, spec.dynamic)
     loss.backward()
     assert loss.shape == ()
     masked = replace(spec, masked=True)
-    rollout_errors(predicted, truth, context[:, -1], masked, Accumulator(), [1, 3], mask[:, frames:])
+    rollout_errors(predicted, truth, context[:, -1], masked, Accumulator(), [1, 3], counted)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ups_scale.data.plan import Draw, chunk
 from ups_scale.objective.curriculum import horizon_at
 from ups_scale.objective.forward import add_noise, nrmse_loss
 
@@ -56,16 +57,35 @@ def test_masked_loss_by_hand() -> None:
     assert nrmse_loss(pred, truth, torch.zeros(2), mask).item() == pytest.approx((1 / 5 + 1 / 2) / 2, rel=1e-5)
 
 
-def test_frames_without_a_value_are_left_out_of_the_mean() -> None:
+def test_frames_without_a_value_count_nothing_and_are_no_less_frames() -> None:
     generator = torch.Generator().manual_seed(0)
     pred, truth = torch.randn(2, 3, 2, 2, 4, 4, generator=generator)
     mask = torch.ones_like(truth, dtype=torch.bool)
     mask[0, 1] = False
     mask[2] = False
     kept = [nrmse_loss(pred[0, :1][None], truth[0, :1][None], torch.zeros(2)), nrmse_loss(pred[1:2], truth[1:2], NEVER)]
-    expected = (kept[0] + 2 * kept[1]) / 3
+    expected = (kept[0] + 2 * kept[1]) / 6
     assert nrmse_loss(pred, truth, torch.zeros(2), mask).item() == pytest.approx(expected.item(), rel=1e-6)
     assert nrmse_loss(pred, truth, torch.zeros(2), torch.zeros_like(mask)).item() == 0
+
+
+@pytest.mark.parametrize("windows", [2, 3])
+@pytest.mark.parametrize(("world_size", "parts"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_the_loss_of_a_draw_is_the_same_however_it_is_dealt(windows: int, world_size: int, parts: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, truth = torch.randn(2, windows, 2, 2, 4, 4, generator=generator)
+    mask = torch.rand(truth.shape, generator=generator) > 0.4
+    mask[0, 1, 0] = False
+    mask[1] = False
+    draw = Draw("ocean", 0, windows, 2)
+    loss = 0.0
+    for rank in range(world_size):
+        for part in range(parts):
+            item = chunk(draw, rank, world_size, part, parts)
+            own = list(item.numbers)
+            loss += item.weight * nrmse_loss(pred[own], truth[own], torch.zeros(2), mask[own]).item()
+    whole = nrmse_loss(pred, truth, torch.zeros(2), mask).item()
+    assert loss / (world_size * parts) == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("garbage", [1e30, float("nan")])

@@ -48,7 +48,7 @@ def test_every_kind_of_family_is_validated() -> None:
 
     batch = Reader(FORCED).read([0, 1], [0, 0], 5)
     expected = model.eval()(
-        batch.u_btcx[:, :1], FORCED.name, batch.parameters_bp, batch.dt_bt, 4, mask_bcx=batch.mask_btcx[:, 0]
+        batch.u_btcx[:, :1], FORCED.name, batch.parameters_bp, batch.dt_bt, 4, mask_btcx=batch.mask_btcx[:, :1]
     )
     for k in (2, 4):
         velocity = expected[:, k - 1 : k, :1], batch.u_btcx[:, k : k + 1, :1]
@@ -58,3 +58,32 @@ def test_every_kind_of_family_is_validated() -> None:
     assert predicted.shape == truth.shape == (4, 2, 16, 8)
     assert predicted[..., :2].isnan().all()
     assert torch.equal(predicted[..., 2:], expected.detach()[0, ..., 2:])
+
+
+def test_points_that_have_a_value_only_later_count_in_no_figure_and_are_in_the_pictures() -> None:
+    class Cloudy(Reader):
+        def read(self, *asked):
+            batch = super().read(*asked)
+            batch.mask_btcx[:, :1, ..., 2:4] = False
+            batch.u_btcx[:, :1, ..., 2:4] = 1e3  # filled in
+            return batch
+
+    model = make(trained=True, specs=[FORCED]).eval()
+    engine = SimpleNamespace(forward=model, train=model.train, averaged=nullcontext)
+    found = validate(
+        engine,
+        {FORCED.name: Cloudy(FORCED)},
+        Ranks(0, 1, 0, torch.device("cpu"), None),
+        trajectories=2,
+        horizons=(2,),
+        context_frames=1,
+    )
+    batch = Cloudy(FORCED).read([0, 1], [0, 0], 3)
+    truth, last = batch.u_btcx[:, 2:, :1, :, 4:], batch.u_btcx[:, :1, :1, :, 4:]
+    persistence = accuracy.nrmse(last, truth).mean().item()
+    assert found.figures["incompressible_ns_2d/persistence/nrmse@2"] == pytest.approx(persistence, rel=1e-6)
+    assert found.figures["incompressible_ns_2d/model/nrmse@2"] < 10
+    predicted, shown = found.rollouts[FORCED.name]
+    assert torch.equal(shown[..., 2:], batch.u_btcx[0, 1:, ..., 2:])
+    assert predicted[..., :4].isnan().all()
+    assert predicted[..., 4:].isfinite().all()

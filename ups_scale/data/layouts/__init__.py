@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,15 @@ import numpy as np
 from ups_scale.data.layouts.detect import Recognised, recognise
 from ups_scale.data.layouts.pdebench import inspect_pdebench
 from ups_scale.data.layouts.the_well import inspect_the_well
-from ups_scale.data.source import Source, split_by_seed, split_in_time
+from ups_scale.data.source import Dealt, Source, split_by_seed, split_in_time
 from ups_scale.errors import DataError, remedy
 
 __all__ = ["LAYOUTS", "Recognised", "input_files", "inspect", "recognise"]
 
 LAYOUTS = ("auto", "pdebench", "the_well")
-SUFFIXES = (".hdf5", ".h5", ".nc", ".mat", ".npz")
+SUFFIXES = (".hdf5", ".h5", ".he5", ".nc", ".nc4", ".mat", ".npz")
+# What lies beside inputs and is none.
+BESIDE = (".md", ".txt", ".json", ".yaml", ".yml", ".py", ".csv", ".pdf", ".png", ".tar", ".idx")
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -59,31 +61,29 @@ def inspect(
     for name, values in zip(source.parameters, source.parameters_np.T, strict=True):
         if np.isinf(values).any():
             raise DataError(f"{path}: parameter {name} is infinite; write a number, or NaN where it is unknown")
-    splits = _splits(source, split)
+    splits, dealt = _splits(source, split)
     if not splits:
         raise DataError(
             f"{path}: {source.num_trajectories} trajectories can't be split in tenths, as PDEBench does; give --split "
             "seed:0 or --split time, or write the attribute `split` (train, valid, test, ood) into the file"
         )
-    notes = source.notes
-    if split.startswith("seed:") and source.num_trajectories == 1:
-        notes += ("one trajectory can't be dealt out, all of it is train; --split time cuts it 8:1:1",)
-    return dataclasses.replace(source, splits=splits, notes=notes)
+    return dataclasses.replace(source, splits=splits, dealt=dealt)
 
 
-def _splits(source: Source, split: str) -> Mapping:
+def _splits(source: Source, split: str) -> tuple[Mapping, Dealt | None]:
     kind, _, number = split.partition(":")
     if split == "source":
-        return source.splits
+        return source.splits, source.dealt
     if split == "time":
         if source.steady or source.num_frames < 3:
             raise DataError(
                 f"{source.path}: --split time needs trajectories of at least 3 frames; these have "
                 f"{'no time' if source.steady else source.num_frames}. Give --split seed:0"
             )
-        return split_in_time(source.num_trajectories, source.num_frames)
+        return split_in_time(source.num_trajectories, source.num_frames), None
     if kind == "seed" and number.isascii() and number.isdigit():
-        return split_by_seed(source.num_trajectories, source.num_frames, int(number))
+        dealt = Dealt(int(number))
+        return split_by_seed(source.num_trajectories, source.num_frames, dealt), dealt
     raise DataError(f"--split {split}: unknown; give source, seed:N with a number N, or time")
 
 
@@ -92,9 +92,9 @@ def is_zarr(folder: Path) -> bool:
     return folder.is_dir() and (folder.suffix == ".zarr" or any((folder / mark).exists() for mark in ZARR_MARKS))
 
 
-def input_files(inputs: Sequence[Path]) -> list[Path]:
+def input_files(inputs: Sequence[Path], note: Callable[[str], None] = lambda text: None) -> list[Path]:
     """The inputs in `inputs`, each once: files as they are, folders searched to all depths, in the order of names.
-    Links to folders aren't followed.
+    Links to folders aren't followed; `note` is told of files that are passed over for their endings.
 
     Raises:
         DataError: one is missing, or a folder holds none.
@@ -107,7 +107,10 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
             if given.is_file() or is_zarr(given):
                 new = [given]
             elif given.is_dir():
-                new = _inside(given)
+                new, others = _inside(given)
+                if others and new:
+                    what = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+                    note(f"{given}: {what} passed over for the ending, such as {others[0]}")
                 if not new:
                     problems.append(
                         f"{given}: no input in this folder; expected {', '.join(SUFFIXES)} files or Zarr stores"
@@ -126,15 +129,20 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _inside(folder: Path) -> list[Path]:
+def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The inputs in a folder, and the files that are none by their endings."""
+
     def fail(error: OSError) -> None:
         raise error
 
     out: list[Path] = []
+    others: list[Path] = []
     for base, folders, files in os.walk(folder, onerror=fail):
         here = Path(base)
         stores = [name for name in folders if is_zarr(here / name) and not (here / name).is_symlink()]
         folders[:] = sorted(name for name in folders if name not in stores and not name.startswith("."))
-        suited = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-        out += [here / name for name in (*stores, *suited) if name in stores or (here / name).is_file()]
-    return sorted(out)
+        shown = [name for name in files if not name.startswith(".") and (here / name).is_file()]
+        suited = [name for name in shown if name.lower().endswith(SUFFIXES)]
+        out += [here / name for name in (*stores, *suited)]
+        others += [here / name for name in shown if name not in suited and not name.endswith(BESIDE)]
+    return sorted(out), sorted(others)

@@ -168,7 +168,9 @@ def mapping_draft(arrays: list[Array]) -> dict[str, Any]:
     else:
         draft["time"] = {"dt": UNDECIDED}
     draft["space"] = {
-        axis: {"array": coordinates[axis].name} if axis in coordinates else {"extents": [UNDECIDED, UNDECIDED]}
+        axis: {"array": coordinates[axis].name, "points": UNDECIDED}
+        if axis in coordinates
+        else {"extents": [UNDECIDED, UNDECIDED]}
         for axis in space
     }
     draft["boundaries"] = {axis: [UNDECIDED, UNDECIDED] for axis in space}

@@ -29,6 +29,7 @@ from ups_scale.data.layouts.missing import Missing, missing_of, suspects_of
 from ups_scale.data.layouts.space_axis import check_even, decreases, extents_of
 from ups_scale.data.layouts.units import seconds
 from ups_scale.data.source import (
+    Dealt,
     Source,
     check_names,
     split_by_seed,
@@ -124,7 +125,7 @@ class _Inspection:
         extents = [found.attempt(self._extents, letter, axes.get(letter)) for letter in domain]
         times_nt = found.attempt(self._times_nt, times, num, num_frames)
         parameters_np = found.attempt(self._parameters, parameters, num)
-        splits = found.attempt(self._splits, num, num_frames)
+        splits, dealt = found.attempt(self._splits, num, num_frames) or ({}, None)
         found.raise_all()
         source = Source(
             path=self.path,
@@ -140,6 +141,7 @@ class _Inspection:
             times_nt=times_nt,
             parameters_np=parameters_np,
             splits=splits,
+            dealt=dealt,
             contents=contents,
             licence=document["licence"],
             steady=self.steady,
@@ -375,15 +377,15 @@ class _Inspection:
                 )
         return parameters_np
 
-    def _splits(self, num: int, num_frames: int) -> Mapping[str, np.ndarray]:
+    def _splits(self, num: int, num_frames: int) -> tuple[Mapping[str, np.ndarray], Dealt | None]:
         split = self.document["split"]
-        if split is None:
-            in_time = num == 1 and not self.steady
-            return split_in_time(num, num_frames) if in_time else split_by_seed(num, num_frames, 0)
-        if split["by"] == "time":
-            return split_in_time(num, num_frames, split["shares"])
-        if split["by"] == "seed":
-            return split_by_seed(num, num_frames, split["seed"], split["shares"])
+        if split is None and num == 1 and not self.steady:
+            return split_in_time(num, num_frames), None
+        if split is not None and split["by"] == "time":
+            return split_in_time(num, num_frames, split["shares"]), None
+        if split is None or split["by"] == "seed":
+            dealt = Dealt(0) if split is None else Dealt(split["seed"], tuple(split["shares"]))
+            return split_by_seed(num, num_frames, dealt), dealt
         splits = {}
         for name, (start, end) in split["ranges"].items():
             stop = num if end is None else end
@@ -392,7 +394,7 @@ class _Inspection:
                     f"{self.path}: split.ranges.{name}: found {[start, stop]}, but there are {num} trajectories"
                 )
             splits[name] = whole(range(start, stop), num_frames)
-        return splits
+        return splits, None
 
     def _check_memory(self, grid: tuple[int, ...], num: int) -> None:
         frame_bytes = 8 * math.prod(grid)

@@ -154,6 +154,8 @@ class Matlab5:
             offset = stream.tell() - (start if not compressed else 0)
             expected = num_values(shape) * stored.itemsize
             room = inner_bytes + (TAG_BYTES if compressed else 0) - offset
+            if stored.kind == "f" and NUMBERS[what][0] != "f":
+                raise ValueError(f"{name} states integers and stores floating point numbers")
             if count != expected or count > (4 if small else room):
                 raise ValueError(f"{name} states shape {shape}, {expected:,} bytes, and has {min(count, room):,}")
             array = Array(name, shape, np.dtype(NUMBERS[what]), runs(shape, stored, "F"))

@@ -87,7 +87,7 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         found = Findings(path)
         splits = found.attempt(_splits, path, file, num, 2 if chosen.steady else frames)
         times_nt = found.attempt(times_of, path, file, chosen, groups, num, frames)
-        extents = found.attempt(extents_of, path, file, chosen, groups, grid)
+        extents, remarks = found.attempt(extents_of, path, file, chosen, groups, grid) or ((), ())
         sides = found.attempt(pdebench_names.boundaries, path, file, chosen)
         values = found.attempt(pdebench_names.parameters, path, file, groups, num, chosen, parameters or {})
         found.attempt(check_arrays, path, file, chosen, groups, places)
@@ -109,7 +109,7 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         contents=Contents(path, places, groups, grid),
         licence=None if licence is None else text_of(licence),
         steady=chosen.steady,
-        notes=notes,
+        notes=remarks + notes,
     )
 
 

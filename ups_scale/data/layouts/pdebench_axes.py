@@ -85,8 +85,9 @@ def times_of(
 
 def extents_of(
     path: Path, file: h5py.File, chosen: Family, groups: tuple[str, ...] | None, grid: tuple[int, ...]
-) -> tuple[tuple[float, float], ...]:
-    """(low, high) of the domain per axis: stated by the file, else half a cell beyond the points (cell centres)."""
+) -> tuple[tuple[tuple[float, float], ...], tuple[str, ...]]:
+    """(low, high) of the domain per axis: stated by the file, else half a cell beyond the points (cell centres); and
+    notes on what isn't stated."""
     attribute = hdf5_attribute(path, file, "extents")
     if attribute is not None:
         stated = text_of(attribute)
@@ -99,14 +100,16 @@ def extents_of(
                 f"{path}: attribute extents is {stated!r}; write JSON [[low, high], ...] into it, a pair for each of "
                 f"{len(grid)} axes"
             )
-        return extents
+        return extents, ()
     axes = "xyz"[: len(grid)]
     if chosen.name == "incompressible_ns_2d" and not any(hdf5_item(path, file, f"{axis}-coordinate") for axis in axes):
-        return pdebench_names.domain_size(path, file, len(grid))
+        size = pdebench_names.domain_size(path, file, len(grid))
+        note = "nothing states the size of its domain, which is taken as 1; the attribute `extents` can"
+        return (size, ()) if size else (((0.0, 1.0),) * len(grid), (note,))
     found = Findings(path)
     pairs = [found.attempt(_extent, path, file, groups, axis) for axis in axes]
     found.raise_all()
-    return tuple(pairs)
+    return tuple(pairs), ()
 
 
 def _extent(path: Path, file: h5py.File, groups: tuple[str, ...] | None, axis: str) -> tuple[float, float]:

@@ -267,14 +267,24 @@ def _from_config(path: Path, text: str, where: str, name: str) -> float:
     return float("nan")
 
 
-def domain_size(path: Path, file: h5py.File, dimensions: int) -> tuple[tuple[float, float], ...]:
-    """Extents of a domain that starts at 0, by `domain_size` in the file's YAML `config`, else 1 (the paper's unit
-    square)."""
+def domain_size(path: Path, file: h5py.File, dimensions: int) -> tuple[tuple[float, float], ...] | None:
+    """Extents of a domain that starts at 0, by `domain_size` in the file's YAML `config`; None where it states none.
+
+    Raises:
+        DataError: what it states is no sizes.
+    """
     text = _root_config(path, file)
+    stated: Any = text
     try:
-        sizes = [float(size) for size in _parse(text)["domain_size"]]
-    except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        stated = _parse(text).get("domain_size")
+        if stated is None:
+            return None
+        sizes = [float(size) for size in stated]
+    except (yaml.YAMLError, ValueError, TypeError):
         sizes = []
     if len(sizes) != dimensions or not all(0 < size < math.inf for size in sizes):
-        sizes = [1.0] * dimensions
+        raise DataError(
+            f"{path}: attribute config: domain_size is {str(stated)[:200]!r}; expected {dimensions} sizes above 0. "
+            "Correct it, or write the attribute `extents`, JSON [[low, high], ...]"
+        )
     return tuple((0.0, size) for size in sizes)

@@ -56,6 +56,13 @@ def extents_of(
     first, last = float(points.min()), float(points.max())
     step = (last - first) / (len(points) - 1)
     rules = {"centres": (first - step / 2, last + step / 2), "nodes": (first, last), "left": (first, last + step)}
+    if stated is None and periodic and "points" not in axis:
+        ways = [f'"{name}" ([{rules[name][0]:g}, {rules[name][1]:g}])' for name in ("centres", "left")]
+        raise DataError(
+            f"{path}: space.{letter}: a periodic axis from {first:g} to {last:g} in steps of {step:g}, and nothing "
+            f'says where it closes; write "points": {" or ".join(ways)}, or its extents. If the last point repeats the '
+            "first, leave it out of the file"
+        )
     if stated is None:
         return rules[axis.get("points", "centres")]
     low, high = stated

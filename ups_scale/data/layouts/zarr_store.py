@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -30,6 +32,8 @@ MAX_DEPTH = 4
 CRC_BYTES = 4
 BLOSC_HEADER = struct.Struct("<4xI4xI")
 MAX_ARRAYS = 10_000
+# Where chunks lie in an array's folder, in formats 2 and 3.
+CHUNK_KEY = re.compile(r"c|(c[./])?[0-9]+([./][0-9]+)*")
 # What chunks may be packed with. Not "pickle" above all: numcodecs would unpickle what a stranger wrote.
 CODECS = frozenset(
     (
@@ -49,6 +53,7 @@ def open_zarr(path: Path) -> Iterator[Zarr]:
         raise DataError(
             f"{path}: Zarr is read with the package zarr; install it: pip install 'ups_scale[zarr]'"
         ) from None
+    _check_plain(path)
     with reads(path, "the group"):
         group = zarr.open(str(path), mode="r", use_consolidated=False)
     if not isinstance(group, zarr.Group):
@@ -110,19 +115,35 @@ class Zarr:
         self.array(name)
         node = self._nodes[name]
         with reads(self.path, name):
-            number, there = int(node.nchunks), int(node.nchunks_initialized)
             value = node.metadata.fill_value
+            what = "shards" if getattr(node, "shards", None) else "chunks"
+            stored = getattr(node, "shards", None) or node.chunks
+            # By what there is: a damaged store may state more chunks than anybody can count.
+            number = num_values([-(-size // chunk) for size, chunk in zip(node.shape, stored, strict=True)])
+            there = self._num_chunks(name)
         if there >= number or (fill is not None and value == fill):
             return None
         if value is None:
             raise DataError(
-                f"{self.path}: {number - there} of the {number} chunks of {name} are not there, and it has no fill "
+                f"{self.path}: {number - there:,} of the {number:,} {what} of {name} are not there, and it has no fill "
                 "value that they would read as; copy the store again, or write it whole"
             )
         return (
-            f"{number - there} of the {number} chunks of {name} are not there and read as {value}, as Zarr has it of "
-            "chunks that hold nothing else; if the store was copied, compare it with the original"
+            f"{number - there:,} of the {number:,} {what} of {name} are not there and read as {value}, as Zarr has it "
+            f"of {what} that hold nothing else; if the store was copied, compare it with the original"
         )
+
+    def _num_chunks(self, name: str) -> int:
+        """How many files of chunks an array has."""
+        folder, number = self.path / name, 0
+        for base, _, files in os.walk(folder):
+            for file in files:
+                path = Path(base, file)
+                if CHUNK_KEY.fullmatch(path.relative_to(folder).as_posix()):
+                    number += 1
+                    if path.stat().st_size == 0:
+                        raise DataError(f"{path}: an empty file, and no chunk is; copy the store again")
+        return number
 
     def _check_blosc(self, name: str, node: Any, slab: Slab) -> None:
         """Raises a `ValueError` if a chunk that a slab touches is not as long as its header says: numcodecs would read
@@ -141,6 +162,22 @@ class Zarr:
             num_bytes, stated = BLOSC_HEADER.unpack(head)
             if stated != found or num_bytes > MAX_ARRAY_BYTES:
                 raise ValueError(f"chunk {key} states {stated:,} bytes of {num_bytes:,}, and has {found:,}")
+
+
+def _check_plain(store: Path) -> None:
+    """Raises a `DataError` if a store holds anything but folders and files: links lead out of it, and pipes are waited
+    for."""
+    folders = [str(store)]
+    while folders:
+        with reads(store, "the folder"), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):
+                    what = "a link" if entry.is_symlink() else "no plain file"
+                    raise DataError(
+                        f"{entry.path}: {what}, which is not followed; copy what it stands for into the store"
+                    )
 
 
 def _refusal(node: Any) -> str | None:

@@ -1,6 +1,7 @@
 """Recognising layouts, refusing the rest with a mapping that would settle it, and finding inputs in folders."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -139,12 +140,14 @@ def test_the_mapping_that_would_settle_it(tmp_path):
             {"name": "sst", "unit": "K", "array": "sst", "axes": ["t", "y", "x"], "fill": -32768, "scale": 0.01}
         ],
         "time": {"array": "time", "unit_s": 3600},
-        "space": {"x": {"array": "longitude"}, "y": {"array": "latitude"}},
+        "space": {"x": {"array": "longitude", "points": "?"}, "y": {"array": "latitude", "points": "?"}},
         "boundaries": {"x": ["?", "?"], "y": ["?", "?"]},
         "mask": "fill",
     }
     draft["family"] = "sst"
     draft["boundaries"] = {"x": ["periodic", "periodic"], "y": ["wall", "wall"]}
+    for axis in draft["space"].values():
+        axis["points"] = "centres"
     mapping = tmp_path / "ocean.json"
     mapping.write_text(json.dumps(draft))
     source = inspect(path, str(mapping))
@@ -167,7 +170,7 @@ def test_what_a_file_does_not_tell_is_marked(tmp_path):
     draft = draft_in(said)
     assert draft["fields"] == [{"name": "u", "unit": "?", "array": "u", "axes": ["?"] * 4}]
     assert draft["time"] == {"dt": "?"}
-    assert draft["space"] == {"x": {"array": "x"}}
+    assert draft["space"] == {"x": {"array": "x", "points": "?"}}
 
 
 def test_inputs_that_are_no_hdf5(tmp_path):
@@ -238,11 +241,30 @@ def test_folders_are_searched_to_all_depths(tmp_path):
     assert input_files(named) == [tmp_path / "README.md", tmp_path / "c.h5", tmp_path / "s.zarr"]
 
 
+def test_files_that_are_passed_over_are_told(tmp_path):
+    for name in ("a.h5", "b.nc4", "old.cdf", "new.grib", "README.md", ".hidden"):
+        (tmp_path / name).write_text("")
+    notes = []
+    assert [path.name for path in input_files([tmp_path], notes.append)] == ["a.h5", "b.nc4"]
+    assert notes == [f"{tmp_path}: 2 files are passed over for the ending, such as {tmp_path / 'new.grib'}"]
+
+
+def test_a_folder_that_can_not_be_read_is_named(tmp_path, monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", fail)
+    with pytest.raises(DataError, match=r"can't be looked into \(Permission denied\); ask its owner"):
+        input_files([tmp_path])
+
+
 def test_missing_and_empty_inputs_are_all_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError) as error:
         input_files([tmp_path / "absent", tmp_path / "empty"])
     assert f"{tmp_path / 'absent'}: no such file or folder" in str(error.value)
-    assert f"{tmp_path / 'empty'}: no input in this folder; expected .hdf5, .h5, .nc, .mat, .npz" in str(error.value)
+    assert f"{tmp_path / 'empty'}: no input in this folder; expected .hdf5, .h5, .he5, .nc, .nc4, .mat, .npz" in str(
+        error.value
+    )
     with pytest.raises(DataError, match="no input given; name files or folders"):
         input_files([])

@@ -38,7 +38,7 @@ PLAIN: dict[str, Any] = {
     "family": "smoke",
     "fields": [{"name": "u", "unit": "1", "array": "u", "axes": ["n", "t", "x", "y"]}],
     "time": {"array": "t"},
-    "space": {"x": {"array": "x"}, "y": {"array": "y", "points": "nodes"}},
+    "space": {"x": {"array": "x", "points": "centres"}, "y": {"array": "y", "points": "nodes"}},
     "boundaries": {"x": ["periodic", "periodic"], "y": ["wall", "open"]},
     "parameters": {"nu": {"array": "nu"}},
 }
