@@ -263,6 +263,7 @@ def test_steady_masked_and_irregular_families_train_and_validate_together(tmp_pa
 
 
 VICTIM = "advection_1d-train-00001.tar"
+VALIDATED = "advection_1d-valid-00000.tar"
 DAMAGED = {
     "schedule.steps": 12,
     "checkpoint.every_steps": 4,
@@ -272,9 +273,9 @@ DAMAGED = {
 }
 
 
-def flip(folder: Path, places: Iterable[tuple[int, int]]) -> bytes:
-    """Changes a byte of these frames, (row, frame), of the shard `VICTIM`; returns what it was."""
-    path = folder / VICTIM
+def flip(folder: Path, places: Iterable[tuple[int, int]], shard: str = VICTIM) -> bytes:
+    """Changes a byte of these frames, (row, frame), of a shard; returns what it was."""
+    path = folder / shard
     index = read_index(Path(f"{path}.idx"))
     whole = path.read_bytes()
     raw = bytearray(whole)
@@ -314,6 +315,24 @@ def test_damage_is_replaced_logged_counted_over_ranks_and_kept_through_a_resume(
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+def test_damage_met_while_validating_is_gone_round_and_counted(own_shards, tmp_path) -> None:
+    flip(own_shards, [(0, 2)], VALIDATED)
+    settings = {**DAMAGED, "evaluate.every_steps": 6}
+    output = run(command("torchrun", own_shards, tmp_path / "some", **settings))
+    said = [line for line in output.splitlines() if "quarantined" in line]
+    assert len(said) == 1
+    assert VALIDATED in said[0]
+    lines = (the_run(tmp_path / "some") / "metrics.jsonl").read_text().splitlines()
+    validated = [line["validation"] for line in map(json.loads, lines) if "validation" in line]
+    assert [line["advection_1d/quarantined"] for line in validated] == [1, 1]
+    assert all("burgers_1d/quarantined" not in line for line in validated)
+
+    code, output = finish(start(command("torchrun", own_shards, tmp_path / "strict", **{**settings, **STRICT})))
+    assert code != 0
+    assert "valid trajectories are damaged" in output
+    assert VALIDATED in output
+
+
 def test_a_missing_shard_is_gone_round_if_that_is_allowed(own_shards, tmp_path) -> None:
     (own_shards / VICTIM).unlink()
     output = run(command("torchrun", own_shards, tmp_path, **DAMAGED))
@@ -328,7 +347,7 @@ def test_a_missing_shard_is_gone_round_if_that_is_allowed(own_shards, tmp_path) 
 
     code, output = finish(start(command("torchrun", own_shards, tmp_path / "strict", **{**DAMAGED, **STRICT})))
     assert code != 0
-    assert "5 of 12 training trajectories are damaged (41.67%), more than data.max_damaged_share 0.1" in output
+    assert "5 of 12 train trajectories are damaged (41.67%), more than data.max_damaged_share 0.1" in output
     assert output.count("error:") == 1
     assert not list((tmp_path / "strict").iterdir()), "a refused run left something"
 
@@ -342,7 +361,7 @@ def test_above_the_share_all_ranks_stop_with_the_list_and_go_on_when_it_is_repai
     code, output = finish(start(line), timeout=60)
     assert code != 0
     assert output.count("error: family advection_1d: ") == 1
-    assert "of 12 training trajectories are damaged" in output
+    assert "of 12 train trajectories are damaged" in output
     assert f"  {VICTIM}: {VICTIM[:-4]}-00000" in output
     assert "Run tools/shard.py again" in output
     folder = the_run(tmp_path)

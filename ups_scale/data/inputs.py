@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 from ups_scale.data.fingerprint import content_digest, file_states
 from ups_scale.data.layouts import input_files, inspect, recognise
-from ups_scale.data.progress import Progress
+from ups_scale.data.progress import Progress, say
 from ups_scale.data.shard_writer import reading
 from ups_scale.data.source import Source
 from ups_scale.data.workers import WorkerDied, run
@@ -22,11 +21,6 @@ from ups_scale.errors import DataError
 T = TypeVar("T")
 R = TypeVar("R")
 SLOW_BYTES_PER_S = 10e6
-
-
-def say(text: str) -> None:
-    """Prints beside the output, which may be JSON that a program reads."""
-    print(text, file=sys.stderr)
 
 
 @dataclass(frozen=True)

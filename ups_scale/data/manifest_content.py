@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,12 @@ from ups_scale.data import manifest
 from ups_scale.data.entries import Entry, split_order
 from ups_scale.data.index import read_index
 from ups_scale.data.moments import FieldMoments, finish, from_json
+from ups_scale.data.progress import say
 from ups_scale.data.shard_writer import REGULAR_TOLERANCE, index_path
 from ups_scale.errors import DataError
 
+# Parts of the change over a frame that float16 may take, said and refused.
+ROUNDING_SAID, ROUNDING_REFUSED = 0.01, 0.1
 # Steps in time looked at together.
 BLOCK_STEPS = 2**20
 
@@ -49,7 +53,7 @@ def manifest_content(
         licence: of the inputs that state none.
 
     Raises:
-        DataError: a family has no training trajectories left.
+        DataError: a family has no training trajectories left, or float16 takes too much from a field.
     """
     splits: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     trained: dict[str, list[FieldMoments]] = {}
@@ -64,6 +68,7 @@ def manifest_content(
             totals = trained.setdefault(name, [FieldMoments() for _ in header.fields])
             for total, part in zip(totals, from_json(header.statistics), strict=True):
                 total.merge(part)
+    _check_rounding(trained, {entry.name: entry for entry in entries})
     families = {}
     for entry in entries:
         statistics = finish(_statistics(entry, entries, trained, left_out))
@@ -86,6 +91,27 @@ def manifest_content(
         "left_out": [{**asdict(bad), "source": bad.source.name} for bad in left_out],
     }
     return {"format": manifest.FORMAT, "families": families, "provenance": provenance}
+
+
+def _check_rounding(trained: Mapping[str, Sequence[FieldMoments]], entries: Mapping[str, Entry]) -> None:
+    """Raises a `DataError`, or says it, if float16 takes a part of what changes over a frame: of a field whose mean is
+    large against its variation, and of one so small that it becomes zero."""
+    problems = []
+    for name, moments in trained.items():
+        for field, found in zip(entries[name].source.fields, moments, strict=True):
+            lost = found.rounding.rms
+            # Of a static field, and of one that float16 made the same everywhere, what matters is how it varies.
+            varies = found.delta.rms or math.sqrt(found.u.variance)
+            if lost <= ROUNDING_SAID * varies:
+                continue
+            share = f"{lost / varies:.0%} of its change over a frame ({varies:.3g})" if varies else "all that varies"
+            text = f"{name}, field {field.name}: float16 rounds it by {lost:.3g}, {share}"
+            if lost > ROUNDING_REFUSED * varies:
+                problems.append(f"{text}; use --dtype float32, or move its origin by a mapping's offset")
+            else:
+                say(f"note: {text}")
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 def _statistics(

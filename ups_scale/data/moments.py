@@ -12,6 +12,7 @@ import numpy as np
 # Values looked at together, so that what is made of them in float64 stays in the core's cache.
 TILE_VALUES = 32_768
 TILE_FRAMES = 8
+QUANTITIES = ("u", "delta", "rounding")
 
 
 @dataclass
@@ -44,16 +45,22 @@ class Moments:
     def variance(self) -> float:
         return self.squares / self.count if self.count else 0.0
 
+    @property
+    def rms(self) -> float:
+        return math.sqrt(self.variance + self.mean**2)
+
 
 @dataclass
 class FieldMoments:
-    """Moments of one field, `u`, and of its change over one frame, `delta`, over the points that have a value.
+    """Moments of one field, `u`, and of its change over one frame, `delta`, over the points that have a value; of what
+    float16 takes from the numbers, `rounding`.
 
     Slabs of one trajectory's frames are added in their order; those of others are merged.
     """
 
     u: Moments = field(default_factory=Moments)
     delta: Moments = field(default_factory=Moments)
+    rounding: Moments = field(default_factory=Moments)
     _last: np.ndarray | None = None
 
     def add(self, slab: np.ndarray, masked: bool) -> None:
@@ -75,6 +82,7 @@ class FieldMoments:
     def merge(self, other: FieldMoments) -> None:
         self.u.merge(other.u)
         self.delta.merge(other.delta)
+        self.rounding.merge(other.rounding)
 
     @staticmethod
     def _add_to(moments: Moments, values: np.ndarray, masked: bool) -> None:
@@ -85,28 +93,28 @@ class FieldMoments:
 
 
 def to_json(fields: list[FieldMoments]) -> dict[str, dict[str, list[Any]]]:
-    """Per "u" and "delta": count, mean and squares of every field; exact, to be merged later."""
+    """Per "u", "delta" and "rounding": count, mean and squares of every field; exact, to be merged later."""
     return {
         quantity: {
             part: [getattr(getattr(moments, quantity), part) for moments in fields]
             for part in ("count", "mean", "squares")
         }
-        for quantity in ("u", "delta")
+        for quantity in QUANTITIES
     }
 
 
 def from_json(content: Mapping[str, Mapping[str, list[Any]]]) -> list[FieldMoments]:
     """The moments that `to_json` gave."""
-    u, delta = (
+    u, delta, rounding = (
         [
             Moments(int(count), float(mean), float(squares))
             for count, mean, squares in zip(
                 content[quantity]["count"], content[quantity]["mean"], content[quantity]["squares"], strict=True
             )
         ]
-        for quantity in ("u", "delta")
+        for quantity in QUANTITIES
     )
-    return [FieldMoments(*pair) for pair in zip(u, delta, strict=True)]
+    return [FieldMoments(*each) for each in zip(u, delta, rounding, strict=True)]
 
 
 def finish(fields: list[FieldMoments]) -> dict[str, dict[str, list[float]]]:
@@ -116,7 +124,7 @@ def finish(fields: list[FieldMoments]) -> dict[str, dict[str, list[float]]]:
         quantity: {
             "mean": [part.mean for part in parts],
             "std": [math.sqrt(part.variance) for part in parts],
-            "rms": [math.sqrt(part.variance + part.mean**2) for part in parts],
+            "rms": [part.rms for part in parts],
         }
         for quantity, parts in (("u", [m.u for m in fields]), ("delta", [m.delta for m in fields]))
     }

@@ -13,6 +13,11 @@ from tqdm import tqdm
 LINE_EVERY_S = 10.0
 
 
+def say(text: str) -> None:
+    """Prints beside the output, which may be JSON that a program reads."""
+    print(text, file=sys.stderr)
+
+
 class Progress:
     """Counts bytes up to `total` and shows them on standard error.
 

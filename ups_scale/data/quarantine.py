@@ -21,6 +21,8 @@ from ups_scale.errors import DataError
 Place = tuple[str, int, int | None]
 # Trajectories per shard in a message; what there is more of is counted.
 LISTED = 5
+# Lines of `told`.
+TOLD = 10
 
 
 class Quarantine:
@@ -100,12 +102,12 @@ class Quarantine:
         """
         problems = []
         for name, count in self.counts().items():
-            total = self._readers[name].num_trajectories
+            total, split = self._readers[name].num_trajectories, self._readers[name].split
             if count / total > self._max_share:
                 listed = "".join(f"\n  {line}" for line in self._listing(name))
                 allowed = math.floor(self._max_share * total + 1e-9)
                 problems.append(
-                    f"family {name}: {count} of {total} training trajectories are damaged ({count / total:.2%}), more "
+                    f"family {name}: {count} of {total} {split} trajectories are damaged ({count / total:.2%}), more "
                     f"than data.max_damaged_share {self._max_share:g} allows ({allowed}):{listed}"
                 )
         if problems:
@@ -182,6 +184,18 @@ class Quarantine:
             self._accounted.values(),
             key=lambda item: (item.family, item.trajectory, -1 if item.frame is None else item.frame),
         )
+
+
+def told(items: Sequence[DamagedItem]) -> Iterator[str]:
+    """A line per trajectory or shard that has come into quarantine, `TOLD` of them at most."""
+    by_place: dict[tuple[str, str], list[DamagedItem]] = {}
+    for item in items:
+        by_place.setdefault((item.shard, item.key), []).append(item)
+    for of_place in list(by_place.values())[:TOLD]:
+        more = f" (and {len(of_place) - 1} more of its frames)" if len(of_place) > 1 else ""
+        yield f"quarantined, another trajectory takes its place: {of_place[0]}{more}"
+    if len(by_place) > TOLD:
+        yield f"quarantined: {len(by_place) - TOLD} more; checkpoints list them, tools/validate.py --deep finds all"
 
 
 def _place(item: DamagedItem) -> Place:

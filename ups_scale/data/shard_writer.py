@@ -251,7 +251,10 @@ def _write_trajectory(
         for start in range(0, num_frames, step):
             frames = range(start, min(start + step, num_frames))
             offset = 0 if field.static else first
-            slab = _read(job, read, column, trajectory, range(frames.start + offset, frames.stop + offset))
+            asked = range(frames.start + offset, frames.stop + offset)
+            values = _read(job, read, column, trajectory, asked)
+            with np.errstate(over="ignore"):  # what overflows is infinite then, and noticed
+                slab = np.ascontiguousarray(values, np.dtype(job.dtype).newbyteorder("<"))
             bad = np.isinf(slab) if job.masked else ~np.isfinite(slab)
             if bad.any():
                 at = int(bad.reshape(len(slab), -1).any(axis=1).argmax())
@@ -259,6 +262,9 @@ def _write_trajectory(
             tar.write(slab)
             checksums_ct[column, frames.start : frames.stop] = [xxhash.xxh3_64_intdigest(frame) for frame in slab]
             statistics[column].add(slab, job.masked)
+            if slab.dtype.itemsize < values.dtype.itemsize and job.dtype == "float16":
+                lost = np.subtract(values, slab, dtype=np.float64)
+                statistics[column].rounding.add(lost[np.isfinite(lost)])
             advance(slab.nbytes)
         if field.static:
             checksums_ct[column] = checksums_ct[column, 0]
@@ -269,12 +275,11 @@ def _write_trajectory(
 
 
 def _read(job: Job, read: Frames, column: int, trajectory: int, frames: range) -> np.ndarray:
-    """(len(frames), *grid) in the shard's dtype, C-contiguous."""
+    """(len(frames), *grid), as the input has them."""
     with reading(job.source, f"trajectory {trajectory}, field {job.fields[column].name}"):
         values = read(column, trajectory, frames)
     assert values.shape == (len(frames), *job.grid), f"{values.shape} read for {len(frames)} frames of {job.grid}"
-    with np.errstate(over="ignore"):  # what overflows is infinite then, and noticed
-        return np.ascontiguousarray(values, np.dtype(job.dtype).newbyteorder("<"))
+    return values
 
 
 @contextmanager

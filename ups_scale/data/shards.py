@@ -27,10 +27,10 @@ from ups_scale.data import manifest
 from ups_scale.data.entries import Entry, Part, cut, make_entries
 from ups_scale.data.fingerprint import file_states
 from ups_scale.data.index import DTYPES, read_index
-from ups_scale.data.inputs import check_unchanged, digests, in_threads, inspect_all, say
+from ups_scale.data.inputs import check_unchanged, digests, in_threads, inspect_all
 from ups_scale.data.layouts.blocks import KEPT_BYTES
 from ups_scale.data.manifest_content import LeftOut, manifest_content, time_steps
-from ups_scale.data.progress import Progress
+from ups_scale.data.progress import Progress, say
 from ups_scale.data.shard_plan import Shard, cut_into_shards
 from ups_scale.data.shard_writer import SLAB_BYTES, Damaged, index_path, is_whole, write_shard
 from ups_scale.data.source import Source, deal_together

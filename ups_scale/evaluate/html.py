@@ -208,9 +208,10 @@ def _family(
     )
     parts.append("<h3>Rollouts</h3>")
     for example in examples:
+        label = LABELS[example.label] if data["num_trajectories"] > 1 else "The only trajectory"
         images = "".join(_image(pictures.rollout(example, c, spec, horizons), "") for c in spec.dynamic)
         parts.append(
-            f'<details open><summary>{LABELS[example.label]} <span class="muted">{escape(example.key)}, nRMSE '
+            f'<details open><summary>{label} <span class="muted">{escape(example.key)}, nRMSE '
             f"{_figure(example.nrmse if np.isfinite(example.nrmse) else None)} (mean over steps 1 to "
             f"{max(horizons)})</span></summary>{images}</details>"
         )
@@ -293,7 +294,7 @@ def _conventions(report: Mapping[str, Any]) -> str:
         "rmse, mae": "root of the mean squared, and the mean absolute error over trajectories and space, in the "
         "field's unit; over several fields only where they share a unit",
         "max_error": "mean over trajectories of the largest absolute error in space, in the field's unit",
-        "masks": "points without a value count in no figure"
+        "masks": "points without a value, in the truth or in the last given frame, count in no figure"
         + (f"; frames without any are left out: {left_out}" if left_out else ""),
         "conservation_gap": "|Q(k) - Q(0)| / max(|Q(0)|, L1 norm of q(0)); only for what the family conserves",
     }

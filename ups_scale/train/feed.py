@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from ups_scale import distributed
 from ups_scale.checkpoint.resume import read_state
+from ups_scale.data.batch import FieldBatch
 from ups_scale.data.loader import MicroBatch, stream
 from ups_scale.data.manifest import Manifest
 from ups_scale.data.plan import FamilyStream, Plan, PlanState
-from ups_scale.data.quarantine import Quarantine
+from ups_scale.data.quarantine import Quarantine, told
 from ups_scale.data.reader import DamagedItem, ShardReader
 from ups_scale.distributed import Ranks
 from ups_scale.errors import DataError
@@ -58,6 +60,40 @@ def isolate(readers: dict[str, ShardReader], recipe: Recipe, source: Path | None
             print(f"{len(known)} damaged items known from {source} are passed over", flush=True)
     quarantine.check()
     return quarantine
+
+
+def read_sound(
+    reader: ShardReader, quarantine: Quarantine, ranks: Ranks, count: int, num_frames: int
+) -> tuple[FieldBatch, int]:
+    """This rank's share of the first `count` trajectories that are not damaged, from their first frames, and how many
+    they are: a rank without any gets one that it is not to count. Every rank calls it.
+
+    Raises:
+        DataError: more of the family is damaged than the quarantine allows.
+    """
+    frames = range(num_frames)
+
+    def attempt() -> tuple[FieldBatch | None, list[DamagedItem]]:
+        try:
+            return reader.read(own or chosen[:1], [0] * max(1, len(own)), num_frames), []
+        except DamagedItem as damage:
+            return None, [damage]
+
+    while True:
+        sound = (n for n in range(reader.num_trajectories) if quarantine.find(reader.family, n, frames) is None)
+        chosen = list(islice(sound, count))
+        if not chosen:
+            raise DataError(f"family {reader.family}: all trajectories of split {reader.split} are damaged")
+        own = chosen[ranks.rank :: ranks.world_size]
+        batch, found = distributed.together(ranks, attempt)
+        quarantine.account(found)
+        new = quarantine.merge(distributed.gather(ranks, quarantine.take_new()))
+        if not new:
+            assert batch is not None, "no rank has met damage"
+            return batch, len(own)
+        if ranks.is_main:
+            print("\n".join(told(new)), flush=True)
+        quarantine.check()
 
 
 def lay_out(

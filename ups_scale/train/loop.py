@@ -65,7 +65,7 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
 def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resume: str) -> None:
     # First whatever can be refused: until `begin` nothing is written.
     readers = open_readers(manifest, "train", ranks, strict=False)
-    valid = open_readers(manifest, "valid", ranks) if recipe.evaluate.every_steps else {}
+    valid = open_readers(manifest, "valid", ranks, strict=False) if recipe.evaluate.every_steps else {}
     specs, notes = known_specs(recipe, manifest)
     accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, specs, readers, ranks))
     checkpoints = folder / "checkpoints"
@@ -76,6 +76,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
         return
     state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
     quarantine = isolate(readers, recipe, source, ranks)
+    valid_quarantine = isolate(valid, recipe, None, ranks)
     distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)
@@ -129,7 +130,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
             if save_now:
                 save(checkpoints, done, state, quarantine, engine, recipe, ranks)
             if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
-                report_validation(engine, recipe, valid, ranks, sinks, done)
+                report_validation(engine, recipe, valid, valid_quarantine, ranks, sinks, done)
     finally:
         micro_batches.close()
         if sinks:
@@ -270,13 +271,20 @@ def due(done: int, every: int, last: int) -> bool:
 
 
 def report_validation(
-    engine: Engine, recipe: Recipe, readers: dict[str, ShardReader], ranks: Ranks, sinks: Sinks | None, done: int
+    engine: Engine,
+    recipe: Recipe,
+    readers: dict[str, ShardReader],
+    quarantine: Quarantine,
+    ranks: Ranks,
+    sinks: Sinks | None,
+    done: int,
 ) -> None:
     """Validates and puts figures and pictures into the sinks; every rank calls it."""
     horizons = recipe.evaluate.horizons
     result = validate(
         engine,
         readers,
+        quarantine,
         ranks,
         trajectories=recipe.evaluate.trajectories,
         horizons=horizons,

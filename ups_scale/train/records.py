@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ups_scale.data.loader import MicroBatch
-from ups_scale.data.quarantine import Quarantine
-from ups_scale.data.reader import DamagedItem
+from ups_scale.data.quarantine import Quarantine, told
 from ups_scale.distributed import Ranks, gather, sum_over_ranks
 from ups_scale.model.simulator import Simulator
 from ups_scale.observe.flops import peak_tflops, training_flops
-
-# Lines about damage between two log lines.
-LISTED = 10
-
-
-def quarantined(items: Sequence[DamagedItem]) -> Iterator[str]:
-    """A line per trajectory or shard that has come into quarantine, `LISTED` of them at most."""
-    by_place: dict[tuple[str, str], list[DamagedItem]] = {}
-    for item in items:
-        by_place.setdefault((item.shard, item.key), []).append(item)
-    for of_place in list(by_place.values())[:LISTED]:
-        more = f" (and {len(of_place) - 1} more of its frames)" if len(of_place) > 1 else ""
-        yield f"quarantined, another trajectory takes its place: {of_place[0]}{more}"
-    if len(by_place) > LISTED:
-        yield f"quarantined: {len(by_place) - LISTED} more; checkpoints list them, tools/validate.py --deep finds all"
 
 
 class StepRecords:
@@ -88,7 +71,7 @@ class StepRecords:
         waited, found = zip(*gather(self._ranks, (self._waited_s, self._quarantine.take_new())), strict=True)
         new = self._quarantine.merge(found)
         if self._ranks.is_main:
-            for line in quarantined(new):
+            for line in told(new):
                 print(line, flush=True)
         damaged = self._quarantine.counts()
         tflops = flops / seconds / 1e12 / self._ranks.world_size

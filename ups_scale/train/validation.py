@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ups_scale.data.batch import FieldBatch
+from ups_scale.data.quarantine import Quarantine
 from ups_scale.data.reader import ShardReader
-from ups_scale.distributed import Ranks, sum_over_ranks, together
+from ups_scale.distributed import Ranks, sum_over_ranks
 from ups_scale.engine.setup import Engine
 from ups_scale.metrics import accuracy
 from ups_scale.metrics.accumulate import Accumulator, rollout_errors
+from ups_scale.train.feed import read_sound
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,15 @@ class Validation:
 def validate(
     engine: Engine,
     readers: Mapping[str, ShardReader],
+    quarantine: Quarantine,
     ranks: Ranks,
     *,
     trajectories: int,
     horizons: Sequence[int],
     context_frames: int,
 ) -> Validation:
-    """Rolls out the first `trajectories` of every family from their first frames; every rank calls it. Steady families
-    are measured at step 1 only.
+    """Rolls out the first `trajectories` of every family that aren't damaged, from their first frames; every rank calls
+    it. Steady families are measured at step 1 only.
 
     Every rank makes the same number of calls of the model (ZeRO-3 gathers weights in each): a rank without a trajectory
     left computes one again and does not count it.
@@ -47,16 +49,13 @@ def validate(
         for name, reader in sorted(readers.items()):
             spec = reader.data.spec
             steps = spec.steps(horizons)
-            count = min(trajectories, reader.num_trajectories)
-            own = list(range(ranks.rank, count, ranks.world_size))
-            needed = own or [0]
-            read = partial(reader.read, needed, [0] * len(needed), context_frames + max(steps))
-            batch = together(ranks, read).to(ranks.device)
+            batch, num_own = read_sound(reader, quarantine, ranks, trajectories, context_frames + max(steps))
+            batch = batch.to(ranks.device)
             mask = batch.mask_btcx
             predicted = _rollout(engine, batch, context_frames, max(steps))
             truth = batch.u_btcx[:, context_frames:]
             last = batch.u_btcx[:, context_frames - 1]
-            kept = slice(0, len(own))
+            kept = slice(0, num_own)
             counted = accuracy.counted_points(mask, context_frames)
             of_own = None if counted is None else counted[kept]
             rollout_errors(predicted[kept], truth[kept], last[kept], spec, accumulator, steps, of_own)
@@ -73,6 +72,7 @@ def validate(
         family, _, rest = key.partition("/")
         if rest.partition("@")[0] in shown:
             figures[f"{family}/{rest.replace('/all/', '/')}"] = value
+    figures |= {f"{family}/quarantined": float(count) for family, count in quarantine.counts().items()}
     return Validation(figures, rollouts)
 
 

@@ -121,7 +121,7 @@ def test_up_to_the_share_a_run_goes_on():
     quarantine.account([item(n, frame) for n in (1, 4, 17) for frame in range(12)])
     quarantine.check()
     quarantine.account([item(2, 0)])
-    with pytest.raises(DataError, match=r"waves: 4 of 18 training trajectories are damaged \(22\.22%\), more than"):
+    with pytest.raises(DataError, match=r"waves: 4 of 18 train trajectories are damaged \(22\.22%\), more than"):
         quarantine.check()
 
 
@@ -160,11 +160,11 @@ def test_above_the_share_the_files_are_listed_with_what_to_do():
     assert caught.value.on_all_ranks
     torn = "; ".join(f"key-{12 + n}, frame 2, 5: field u is torn" for n in range(LISTED))
     assert str(caught.value).splitlines() == [
-        "family rain: 1 of 18 training trajectories are damaged (5.56%), more than data.max_damaged_share 0.01 allows "
+        "family rain: 1 of 18 train trajectories are damaged (5.56%), more than data.max_damaged_share 0.01 allows "
         "(0):",
         "  rain-train-00000.tar: key-5, frame 5: field u is torn",
-        "family waves: 14 of 20 training trajectories are damaged (70.00%), more than data.max_damaged_share 0.01 "
-        "allows (0):",
+        "family waves: 14 of 20 train trajectories are damaged (70.00%), more than data.max_damaged_share 0.01 allows "
+        "(0):",
         "  waves-train-00000.tar: key-0, frame 3: field u has checksum 1, expected 2; key-2, frame 3: field u has "
         "checksum 1, expected 2",
         "  waves-train-00001.tar: /data/waves-train-00001.tar: no such shard",

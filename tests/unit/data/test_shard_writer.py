@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -119,6 +120,30 @@ def test_float16(monkeypatch, tmp_path):
     check_statistics(data.statistics, 0, stored, np.diff(stored.astype(np.float64), axis=1))
     header = read_index(tmp_path / "out/mine-train-00000.tar.idx").header
     assert (header.dtype, header.frame_bytes) == ("float16", 12)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "said"),
+    [
+        (1, 0, None),
+        (1, 50, r"mine, field u: float16 rounds it by 0.009\d*, \d% of its change"),
+        (1, 500, "refused"),
+        (1e-9, 0, "refused"),
+        (0, 0, None),
+    ],
+)
+def test_what_float16_takes_is_measured(monkeypatch, tmp_path, capsys, scale, shift, said):
+    u = scale * waves(3, 1, 40, (6,), 0)[:, 0] + shift
+    source = array_source(tmp_path / "a.npz", {"u": u})
+    convert_sources(monkeypatch, [source], tmp_path / "wide", dtype="float32")
+    assert "float16" not in capsys.readouterr().err
+    if said == "refused":
+        with pytest.raises(DataError, match=r"float16 rounds it by .*; use --dtype float32, or move its origin"):
+            convert_sources(monkeypatch, [source], tmp_path / "out", dtype="float16")
+        return
+    convert_sources(monkeypatch, [source], tmp_path / "out", dtype="float16")
+    errors = capsys.readouterr().err
+    assert re.search(said, errors) if said else "float16" not in errors
 
 
 def test_what_is_too_large_for_float16_is_not_finite(monkeypatch, tmp_path):

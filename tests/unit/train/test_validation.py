@@ -20,6 +20,7 @@ class Reader:
 
     def __init__(self, spec):
         self.data, self.num_trajectories = SimpleNamespace(spec=spec), 3
+        self.family, self.split = spec.name, "valid"
         self.num_frames = None
 
     def read(self, indices, first_frames, num_frames):
@@ -35,12 +36,37 @@ class Reader:
         return FieldBatch(spec.name, u, torch.zeros(size, len(spec.parameters)), dt, ("k",) * size, mask)
 
 
+class Sound:
+    """A quarantine that nothing comes into."""
+
+    def find(self, *_):
+        return None
+
+    def account(self, items):
+        assert not items
+
+    def take_new(self):
+        return []
+
+    def merge(self, of_ranks):
+        return []
+
+    def counts(self):
+        return {}
+
+
 def test_every_kind_of_family_is_validated() -> None:
     model = make(trained=True, specs=[FORCED, STEADY]).eval()
     engine = SimpleNamespace(forward=model, train=model.train, averaged=nullcontext)
     readers = {spec.name: Reader(spec) for spec in (FORCED, STEADY)}
     found = validate(
-        engine, readers, Ranks(0, 1, 0, torch.device("cpu"), None), trajectories=2, horizons=(2, 4), context_frames=1
+        engine,
+        readers,
+        Sound(),
+        Ranks(0, 1, 0, torch.device("cpu"), None),
+        trajectories=2,
+        horizons=(2, 4),
+        context_frames=1,
     )
     assert readers["darcy_2d"].num_frames == 2
     steps = {name: {key.partition("@")[2] for key in found.figures if key.startswith(name)} for name in readers}
@@ -73,6 +99,7 @@ def test_points_that_have_a_value_only_later_count_in_no_figure_and_are_in_the_p
     found = validate(
         engine,
         {FORCED.name: Cloudy(FORCED)},
+        Sound(),
         Ranks(0, 1, 0, torch.device("cpu"), None),
         trajectories=2,
         horizons=(2,),
