@@ -210,8 +210,8 @@ class _Inspection:
         suspect = Missing(suspects=suspects_of(array)).suspect(stored)
         if suspect:
             raise DataError(f"{self.path}: {what}: the array {array} {suspect[0]}; write all its numbers into the file")
-        scale, offset = (array.attributes.get(key) for key in ("scale_factor", "add_offset"))
-        if (scale, offset) not in ((None, None), (1.0, 0.0)):
+        scale, offset = array.attributes.get("scale_factor", 1.0), array.attributes.get("add_offset", 0.0)
+        if (scale, offset) != (1.0, 0.0):
             raise DataError(
                 f"{self.path}: {what}: the array {array} is packed (scale_factor, add_offset), which is read of fields "
                 "alone; write it as floating point"
