@@ -69,6 +69,7 @@ class Source:
         splits: for each split its pieces, (n, 3) int64 rows of (trajectory, first frame, end of frames); all pieces of
             a split have the same number of frames.
         dealt: how `splits` were dealt out, if they were; see `deal_together`.
+        split_note: what is to be said of `splits`, where they are taken as they are.
         licence: the input's own word on it, if it has one.
         notes: what is no error but worth a line to whoever converts it.
         contents: reads it.
@@ -87,6 +88,7 @@ class Source:
     splits: Mapping[str, np.ndarray]
     contents: Contents
     dealt: Dealt | None = None
+    split_note: str | None = None
     licence: str | None = None
     steady: bool = False
     masked: bool = False

@@ -67,7 +67,10 @@ def inspect(
             f"{path}: {source.num_trajectories} trajectories can't be split in tenths, as PDEBench does; give --split "
             "seed:0 or --split time, or write the attribute `split` (train, valid, test, ood) into the file"
         )
-    return dataclasses.replace(source, splits=splits, dealt=dealt)
+    notes = source.notes
+    if split == "source" and source.split_note:
+        notes += (source.split_note,)
+    return dataclasses.replace(source, splits=splits, dealt=dealt, notes=notes)
 
 
 def _splits(source: Source, split: str) -> tuple[Mapping, Dealt | None]:

@@ -149,7 +149,7 @@ def inspect_the_well(path: Path, family: str | None = None, parameters: Mapping[
         licence = hdf5_attribute(path, file, "license") or hdf5_attribute(path, file, "licence")
         found.raise_all()
     stated = parameters or {}
-    splits, dealt, remarks = _splits(path, axes)
+    splits, dealt, split_note = _splits(path, axes)
     unknown = np.full(axes.num, np.nan)
     replaced = [key for key, value in stated.items() if key in values and not np.allclose(values[key], value, 1e-4, 0)]
     columns = [np.full(axes.num, stated[key]) if key in stated else values.get(key, unknown) for key in order_of]
@@ -168,8 +168,8 @@ def inspect_the_well(path: Path, family: str | None = None, parameters: Mapping[
         dealt=dealt,
         contents=Contents(path, tuple(entry for _, entry in fields), axes.grid),
         licence=None if licence is None else text_of(licence),
-        notes=remarks
-        + tuple(
+        split_note=split_note,
+        notes=tuple(
             f"{key} is {stated[key]:g}, as --parameter says; the file says {values[key].flat[0]:g}" for key in replaced
         ),
     )
@@ -183,19 +183,19 @@ def _check_parameters(path: Path, family: str, names: tuple[str, ...], stated: M
         )
 
 
-def _splits(path: Path, axes: Axes) -> tuple[Mapping[str, np.ndarray], Dealt | None, tuple[str, ...]]:
+def _splits(path: Path, axes: Axes) -> tuple[Mapping[str, np.ndarray], Dealt | None, str | None]:
     """By the folder, as the data sets are published; else one trajectory is cut in time, several are dealt by seed: the
     splits, how they were dealt, and a note on it."""
     folder = path.absolute().parent.name  # a file may be named from inside its folder
     folder = {"val": "valid", "validation": "valid"}.get(folder, folder)
     if folder in SPLITS:
-        return {folder: whole(range(axes.num), axes.num_frames)}, None, ()
+        return {folder: whole(range(axes.num), axes.num_frames)}, None, None
     note = f"its folder is called {folder}, not train, valid or test: "
     if axes.num == 1:
-        return split_in_time(axes.num, axes.num_frames), None, (f"{note}its trajectory is cut in time, 8:1:1",)
+        return split_in_time(axes.num, axes.num_frames), None, f"{note}its trajectory is cut in time, 8:1:1"
     dealt = Dealt(seed=0)
     splits = split_by_seed(axes.num, axes.num_frames, dealt)
-    return splits, dealt, (f"{note}its trajectories are dealt to them by seed 0, 8:1:1",)
+    return splits, dealt, f"{note}its trajectories are dealt to them by seed 0, 8:1:1"
 
 
 def _field(path: Path, file: h5py.File, axes: Axes, group: str, order: int, name: str) -> list[tuple[Field, Stored]]:

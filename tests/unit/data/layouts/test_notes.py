@@ -13,7 +13,6 @@ from well_files import add_field, write_well
 
 from ups_scale.data.layouts import inspect
 from ups_scale.data.layouts.pdebench import inspect_pdebench
-from ups_scale.data.layouts.the_well import inspect_the_well
 from ups_scale.errors import DataError
 
 PLAIN = {
@@ -81,7 +80,7 @@ def test_a_split_is_the_folders_also_from_within(tmp_path, monkeypatch, folder, 
     with h5py.File(path, "a") as file:
         add_field(file, 0, "density", numbers(3, 5, 6, 4))
     monkeypatch.chdir(path.parent)
-    source = inspect_the_well(Path("flow.hdf5"))
+    source = inspect(Path("flow.hdf5"), "the_well")
     assert (list(source.splits), source.notes) == ([split], ())
 
 
@@ -89,10 +88,10 @@ def test_a_split_that_no_folder_tells_is_said(tmp_path):
     path = write_well(tmp_path / "mine" / "flow.hdf5")
     with h5py.File(path, "a") as file:
         add_field(file, 0, "density", numbers(3, 5, 6, 4))
-    source = inspect_the_well(path)
-    assert source.notes == (
+    assert inspect(path, "the_well").notes == (
         "its folder is called mine, not train, valid or test: its trajectories are dealt to them by seed 0, 8:1:1",
     )
+    assert inspect(path, "the_well", split="seed:3").notes == ()
 
 
 def test_the_unit_that_times_declare(tmp_path):
