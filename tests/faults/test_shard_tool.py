@@ -232,3 +232,35 @@ def test_lines_of_progress_only_where_somebody_reads_them(tmp_path, source):
     assert json.loads(result.stdout)["splits"] == [
         {"family": "advection_1d", "split": "train", "trajectories": 200, "frames": 4, "shards": 200, "mib": 1.95}
     ]
+
+
+def test_inputs_of_different_layouts_in_one_call(tmp_path):
+    many, own = tmp_path / "many.npz", tmp_path / "own.hdf5"
+    np.savez(many, u=waves(10, 1, 4, (8,), 0)[:, 0], k=np.ones(1))
+    write_arrays(own, ("tensor",), waves(10, 1, 4, (8,), 1), {}, {"family": "advection_1d"})
+    mapping = tmp_path / "many.json"
+    mapping.write_text(
+        json.dumps(
+            {
+                "format": 1,
+                "family": "mine",
+                "fields": [{"name": "u", "unit": "1", "array": "u", "axes": ["n", "t", "x"]}],
+                "time": {"dt": 1},
+                "space": {"x": {"extents": [0, 1]}},
+                "boundaries": {"x": ["wall", "wall"]},
+            }
+        )
+    )
+    out = tmp_path / "out"
+    result = shard(many, own, "--layout", f"many.npz={mapping}", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert sorted(load_manifest(out).families) == ["advection_1d", "mine"]
+    for given, message in (
+        (["--layout", f"few.npz={mapping}"], "no input is called few.npz"),
+        (["--layout", "pdebench", "--layout", str(mapping)], "which of them for which input? Write --layout INPUT="),
+        (["--layout", f"{many}={mapping}", "--layout", f"{many}=auto"], "leave one of them out"),
+    ):
+        result = shard(many, own, *given, "--out", out)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr

@@ -10,7 +10,7 @@ from fake_reader import FakeReader
 from small_shards import write_shards
 
 from ups_scale.data.manifest import load_manifest
-from ups_scale.data.quarantine import LISTED, Quarantine
+from ups_scale.data.quarantine import LISTED, Quarantine, told
 from ups_scale.data.reader import DamagedItem, ShardReader
 from ups_scale.errors import DataError
 
@@ -143,6 +143,16 @@ def test_a_share_is_not_missed_by_rounding():
     quarantine.account([item(29, 0, size=100)])
     with pytest.raises(DataError, match=r"30 of 100 .* more than data\.max_damaged_share 0\.29 allows \(29\)"):
         quarantine.check()
+
+
+def test_a_trajectory_is_told_once_and_ten_of_them():
+    lines = list(told([item(0, 3), item(0, 5), item(1, 2)]))
+    assert len(lines) == 2
+    assert "frame 3" in lines[0]
+    assert lines[0].endswith("(and 1 more of its frames)")
+    many = list(told([item(n, 0) for n in range(13)]))
+    assert len(many) == 11
+    assert many[-1].startswith("quarantined: 3 more; checkpoints list them")
 
 
 def test_above_the_share_the_files_are_listed_with_what_to_do():

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -155,10 +156,14 @@ def flip(path, position):
 @pytest.mark.parametrize(
     "damage", [changed_source, deleted_shard, deleted_index, truncated_shard, flipped_shard, flipped_index]
 )
-def test_only_what_is_no_longer_right_is_written_again(own_sources, own_shards, shard_folder, damage):
+def test_only_what_is_no_longer_right_is_written_again(own_sources, own_shards, shard_folder, damage, capsys):
     before = times(own_shards)
     expected = damage(own_shards, own_sources)
     manifest = make_shards(own_sources, own_shards)
+    said = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    damaged = expected if damage in (truncated_shard, flipped_shard, flipped_index) else set()
+    assert {Path(line.partition(": damaged (")[0]).name for line in said} == damaged
+    assert all(line.endswith("; it is written anew") for line in said)
     rewritten = {name for name, time in times(own_shards).items() if time != before.get(name)} - {"manifest.json"}
     assert rewritten == expected | {f"{name}.idx" for name in expected}
     same = manifest.digest == load_manifest(shard_folder).digest
