@@ -51,6 +51,8 @@ def main() -> None:
         print(json.dumps(done.report, indent=1, allow_nan=False))
         return
     print(text_table(done.report))
+    for name, reason in done.report.get("left_out", {}).items():
+        print(f"note: {name} is left out: {reason}")
     if done.replaced_data:
         print(f"replaced the evaluation on other data (digest {done.replaced_data[:12]}); --out keeps them apart")
     if done.already_there:

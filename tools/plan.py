@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from ups_scale.errors import RecipeError, run_command
+from ups_scale.errors import DataError, RecipeError, run_command
 from ups_scale.recipe.load import add_recipe_arguments, load
 from ups_scale.recipe.rules import check_data
 
@@ -42,12 +42,15 @@ def main() -> None:
         manifest = load_manifest(path)
         transient = {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
         check_data(recipe, transient)
+        trained = [data.spec for data in manifest.families.values() if data.num_trajectories("train")]
+        if not trained:
+            raise DataError(f"{path}: no family has a train split; give tools/shard.py training data too")
         specs, notes = known_specs(recipe, manifest)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     else:
-        specs = list(default_specs().values())
-    figures = budget(recipe, specs, arguments.nodes * gpus)
+        specs = trained = list(default_specs().values())
+    figures = budget(recipe, specs, arguments.nodes * gpus, trained)
     figures["families_from"] = str(path) if path.exists() else "the built-in registry"
     print(json.dumps(figures, indent=1) if arguments.json else render(figures))
 

@@ -14,16 +14,14 @@ import xxhash
 
 from ups_scale.data.index import ShardIndex
 
-# An index may hold any offset; the system takes those below 2^63.
-_UNREADABLE = (OSError, OverflowError)
-
 
 class DamagedFrame(Exception):
-    """`frame` of a trajectory (0 of a static field) can't be had as it was written, for `reason`."""
+    """`frame` of a trajectory (0 of a `static` field) can't be had as it was written, for `reason`; `by_system`: since
+    the system did not read it."""
 
-    def __init__(self, frame: int, reason: str) -> None:
+    def __init__(self, frame: int, reason: str, static: bool, by_system: bool) -> None:
         super().__init__(f"frame {frame}: {reason}")
-        self.frame, self.reason = frame, reason
+        self.frame, self.reason, self.static, self.by_system = frame, reason, static, by_system
 
 
 class OpenShard:
@@ -81,7 +79,7 @@ class ShardFrames:
                 if preadv(descriptor, (values[start : start + length],), offset + skip) != length:
                     return False
                 start += length
-        except _UNREADABLE:
+        except OSError:
             return False
         expected = self.index.checksums_nct[row, :, first:stop].ravel().tolist()
         if [digest(values[part]) for part in _parts(len(expected), size)] != expected:
@@ -105,7 +103,7 @@ class ShardFrames:
                 try:
                     if os.preadv(descriptor, (target[part],), offset + frame * size) != length * size:
                         return False
-                except _UNREADABLE:
+                except OSError:
                     return False
             read = 1 if static else num
             if [xxhash.xxh3_64_intdigest(target[part]) for part in parts[:read]] != expected[field][:read]:
@@ -122,7 +120,7 @@ class ShardFrames:
         """(F, values of a frame) in the shard's dtype, F >= `num`: this thread's own, used again."""
         values = getattr(_kept, "values", None)
         width = self._frame_bytes // self._dtype.itemsize
-        if values is None or values.dtype != self._dtype or values.size < num * width:
+        if values is None or values.size < num * width:
             values = _kept.values = np.empty(num * width, self._dtype)
         return values[: num * width].reshape(num, width)
 
@@ -147,21 +145,22 @@ class ShardFrames:
                     out_ctx[field, place] = out_ctx[field, place - 1]
                     continue
                 stored = 0 if static else frame
-                reason = self._fill(descriptor, row, field, stored, raw)
+                reason, by_system = self._fill(descriptor, row, field, stored, raw)
                 if reason is None and not self._is_legal(values_x):
                     reason = "holds infinite values" if self._masked else "holds values that are not finite"
                 if reason is not None:
-                    raise DamagedFrame(stored, f"field {self._fields[field]} {reason}")
+                    raise DamagedFrame(stored, f"field {self._fields[field]} {reason}", static, by_system)
                 out_ctx[field, place] = values_x
 
-    def _fill(self, descriptor: int, row: int, field: int, frame: int, raw: np.ndarray) -> str | None:
-        """Reads one frame of one field into `raw`; returns what is wrong with its bytes, if anything is."""
+    def _fill(self, descriptor: int, row: int, field: int, frame: int, raw: np.ndarray) -> tuple[str | None, bool]:
+        """Reads one frame of one field into `raw`; returns what is wrong with its bytes, if anything is, and whether it
+        is that the system did not give them."""
         try:
             _read_at(descriptor, self._offsets[row][field] + frame * self._frame_bytes, raw.data)
-        except (EOFError, *_UNREADABLE) as error:
-            return f"can't be read: {error}"
+        except (EOFError, OSError) as error:
+            return f"can't be read: {error}", isinstance(error, OSError)
         found, expected = xxhash.xxh3_64_intdigest(raw.data), int(self.index.checksums_nct[row, field, frame])
-        return None if found == expected else f"has checksum {found:016x}, expected {expected:016x}"
+        return (None if found == expected else f"has checksum {found:016x}, expected {expected:016x}"), False
 
     def _is_legal(self, values: np.ndarray) -> bool:
         """Whether all values are finite; NaN, no value, is legal in a masked family."""

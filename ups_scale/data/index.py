@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from ups_scale.data.patience import patiently
 from ups_scale.errors import DataError
 
 MAGIC = b"ups-index-2\n"
@@ -105,7 +106,7 @@ def read_raw(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise DataError(f"{path}: the shard's index can't be read (no plain file); run tools/shard.py again")
-        return path.read_bytes()
+        return patiently(path.read_bytes)
     except OSError as error:
         raise DataError(
             f"{path}: the shard's index can't be read ({error.strerror}); run tools/shard.py again"

@@ -20,6 +20,7 @@ from ups_scale.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
+# How slowly a disk may give a file before whoever reads it is taken to be lost.
 SLOW_BYTES_PER_S = 10e6
 
 
@@ -87,16 +88,25 @@ def inspect_all(
 
 
 def _chosen(paths: Sequence[Path], layout: str, layouts: Mapping[str, str]) -> dict[Path, str]:
-    """The layout of every input: that which is given for its path, else for its name, else for a folder it lies in."""
-    given = {os.path.normpath(name): one for name, one in layouts.items()}
+    """The layout of every input: that which is given for it, else for a folder it lies in; by their paths, or the ends
+    of these."""
+    given: dict[tuple[str, ...], str] = {}
+    for name, one in layouts.items():
+        parts = Path(os.path.normpath(name)).parts
+        if given.setdefault(parts, one) != one:
+            raise DataError(f"--layout {name}={one}: {name} has been given {given[parts]} too; leave one of them out")
     chosen, used = {}, set()
     for path in paths:
-        fitting = [name for name in map(str, (path, path.name, *path.parents)) if name in given]
+        normal = Path(os.path.normpath(path))
+        places = [place.parts for place in (normal, *normal.parents)]
+        # The longest place first: a file's own layout wins over its folder's.
+        fitting = [parts for place in places for parts in given if place[-len(parts) :] == parts]
         used |= set(fitting)
         chosen[path] = given[fitting[0]] if fitting else layout
-    for name, one in given.items():
-        if name not in used:
-            raise DataError(f"--layout {name}={one}: no input is called {name}; write it as it is given")
+    unknown = [str(Path(*parts)) for parts in given if parts not in used]
+    if unknown:
+        listed = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+        raise DataError(f"--layout {unknown[0]}=...: no input is called {unknown[0]}; there is {listed}")
     return chosen
 
 

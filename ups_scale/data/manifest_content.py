@@ -99,9 +99,13 @@ def _check_rounding(trained: Mapping[str, Sequence[FieldMoments]], entries: Mapp
     problems = []
     for name, moments in trained.items():
         for field, found in zip(entries[name].source.fields, moments, strict=True):
+            if not found.u.count:
+                say(f"warning: {name}, field {field.name}: no point of the training split has a value")
             lost = found.rounding.rms
-            # Of a static field, and of one that float16 made the same everywhere, what matters is how it varies.
-            varies = found.delta.rms or math.sqrt(found.u.variance)
+            # Of a static field and a steady solution, and of one that float16 made the same everywhere, what matters is
+            # how it varies.
+            moves = 0.0 if entries[name].source.steady else found.delta.rms
+            varies = moves or math.sqrt(found.u.variance)
             if lost <= ROUNDING_SAID * varies:
                 continue
             share = f"{lost / varies:.0%} of its change over a frame ({varies:.3g})" if varies else "all that varies"

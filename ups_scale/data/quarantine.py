@@ -19,6 +19,8 @@ from ups_scale.data.reader import DamagedItem, ShardReader
 from ups_scale.errors import DataError
 
 Place = tuple[str, int, int | None]
+# In place of a frame's number: the frame of a static field, which every window has.
+STATIC = -1
 # Trajectories per shard in a message; what there is more of is counted.
 LISTED = 5
 # Lines of `told`.
@@ -40,7 +42,7 @@ class Quarantine:
         self._readers = dict(readers)
         self._max_share = max_share
         self._shards = {name: _ranges(reader) for name, reader in self._readers.items()}
-        # By family and trajectory: its damaged frames, None among them if its whole shard is.
+        # By family and trajectory: its damaged frames, None among them if its whole shard is, STATIC of a static field.
         self._known: dict[str, dict[int, dict[int | None, DamagedItem]]] = {name: {} for name in self._readers}
         self._accounted: dict[Place, DamagedItem] = {}
         self._new: list[DamagedItem] = []
@@ -53,7 +55,7 @@ class Quarantine:
         known = self._known[family].get(trajectory)
         if known is None:
             return None
-        return next((known[frame] for frame in chain((None,), frames) if frame in known), None)
+        return next((known[frame] for frame in chain((None, STATIC), frames) if frame in known), None)
 
     def learn(self, item: DamagedItem) -> DamagedItem:
         """Makes an item known; returns it, as it will stand in the account."""
@@ -63,7 +65,7 @@ class Quarantine:
         else:
             trajectories = range(item.trajectory, item.trajectory + 1)
         for trajectory in trajectories:
-            self._known[item.family].setdefault(trajectory, {}).setdefault(item.frame, item)
+            self._known[item.family].setdefault(trajectory, {}).setdefault(_frame(item), item)
         return item
 
     def account(self, items: Iterable[DamagedItem]) -> None:
@@ -130,6 +132,7 @@ class Quarantine:
                 "trajectory": item.trajectory,
                 "frame": item.frame,
                 "reason": item.reason,
+                "static": item.static,
             }
             for item in self._in_order()
         ]
@@ -199,7 +202,11 @@ def told(items: Sequence[DamagedItem]) -> Iterator[str]:
 
 
 def _place(item: DamagedItem) -> Place:
-    return item.family, item.trajectory, item.frame
+    return item.family, item.trajectory, _frame(item)
+
+
+def _frame(item: DamagedItem) -> int | None:
+    return STATIC if item.static else item.frame
 
 
 def _ranges(reader: ShardReader) -> dict[str, range]:

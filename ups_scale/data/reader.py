@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import resource
 import time
@@ -21,15 +20,13 @@ from ups_scale.data.buffers import empty_windows
 from ups_scale.data.frames import DamagedFrame, OpenShard, ShardFrames
 from ups_scale.data.index import ShardIndex, parse_index, read_raw
 from ups_scale.data.manifest import Manifest, ShardEntry
+from ups_scale.data.patience import SHORTAGES, patiently
 from ups_scale.errors import DataError
 
 # Files that all readers of the process keep open. Data sets have more shards than it may have open files (often 1024).
 OPEN_SHARDS = max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
-# The machine's want, not the data's damage.
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-# What passes on network disks. A shard that can't be opened after these pauses, in s, is lost.
-_PAUSES_S = (0.05, 0.5, 5.0)
-_GONE = (errno.ENOENT, errno.EACCES, errno.EPERM)
+# How often, and after which pauses in s, a read that the system fails is tried again, with a file opened anew.
+_PAUSES_S = (0.05, 0.5)
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
@@ -39,14 +36,7 @@ def _open_shard(path: str, identity: tuple[int, ...]) -> OpenShard:
     Threads share open files, as preadv keeps no position. One that is dropped here while a thread reads from it is
     closed when that thread lets go of it.
     """
-    for pause in _PAUSES_S:
-        try:
-            return OpenShard(path)
-        except OSError as error:
-            if error.errno in (*_SHORTAGES, *_GONE):
-                raise
-            time.sleep(pause)
-    return OpenShard(path)
+    return patiently(lambda: OpenShard(path))
 
 
 class DamagedItem(DataError):
@@ -57,18 +47,21 @@ class DamagedItem(DataError):
         key: name of the trajectory; empty if the whole shard can't be read.
         trajectory: its number over all shards of the split.
         frame: number of the frame, 0 of a static field; None if the whole shard can't be read.
+        static: it is of a static field, which every window of the trajectory has.
         reason: what was found.
     """
 
-    def __init__(self, family: str, shard: str, key: str, trajectory: int, frame: int | None, reason: str) -> None:
+    def __init__(
+        self, family: str, shard: str, key: str, trajectory: int, frame: int | None, reason: str, static: bool = False
+    ) -> None:
         place = f"{shard}: " if frame is None else f"{shard}: trajectory {key}, frame {frame}: "
         super().__init__(f"{place}{reason}; tools/shard.py, run again as before, writes it anew")
         self.family, self.shard, self.key = family, shard, key
-        self.trajectory, self.frame, self.reason = trajectory, frame, reason
+        self.trajectory, self.frame, self.reason, self.static = trajectory, frame, reason, static
 
-    def __reduce__(self) -> tuple[type[DamagedItem], tuple[str, str, str, int, int | None, str]]:
+    def __reduce__(self) -> tuple[type[DamagedItem], tuple[str, str, str, int, int | None, str, bool]]:
         # An exception is pickled by its message alone; ranks send theirs to each other.
-        return DamagedItem, (self.family, self.shard, self.key, self.trajectory, self.frame, self.reason)
+        return DamagedItem, (self.family, self.shard, self.key, self.trajectory, self.frame, self.reason, self.static)
 
 
 class ShardReader:
@@ -153,20 +146,24 @@ class ShardReader:
             )
         if shard is None:
             raise self._whole(number, trajectory, self.broken_shards[self._files[number]])
-        try:
-            file = _open_shard(shard.path, shard.identity)
-        except OSError as error:
-            if error.errno in _SHORTAGES:
-                raise DataError(
-                    f"{shard.path}: can't be opened ({error.strerror}); raise the limit on open files (ulimit -n) or "
-                    "free memory"
-                ) from None
-            raise self._whole(number, trajectory, f"the shard can't be opened ({error.strerror})") from None
-        try:
-            shard.read(file, row, frames, out_ctx)
-        except DamagedFrame as error:
-            name, key = self._files[number], shard.keys[row]
-            raise DamagedItem(self.family, name, key, trajectory, error.frame, error.reason) from None
+        for pause in (*_PAUSES_S, None):
+            try:
+                shard.read(_open_shard(shard.path, shard.identity), row, frames, out_ctx)
+                return
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise DataError(
+                        f"{shard.path}: can't be opened ({error.strerror}); raise the limit on open files (ulimit -n) "
+                        "or free memory"
+                    ) from None
+                raise self._whole(number, trajectory, f"the shard can't be opened ({error.strerror})") from None
+            except DamagedFrame as error:
+                if error.by_system and pause is not None:
+                    _open_shard.cache_clear()  # the open file may be stale
+                    time.sleep(pause)
+                    continue
+                name, key = self._files[number], shard.keys[row]
+                raise DamagedItem(self.family, name, key, trajectory, error.frame, error.reason, error.static) from None
 
     def describe(self, trajectory: int) -> tuple[str, np.ndarray]:
         """(key, parameters (P,) float64) of a trajectory; raises a `DamagedItem` if its index can't be read."""
@@ -236,7 +233,7 @@ class ShardReader:
         """The index of `shard`, if both are what the manifest lists, and what tells the file from another."""
         again = "run tools/shard.py again"
         try:
-            status = shard.stat()
+            status = patiently(shard.stat)
         except FileNotFoundError:
             raise DataError(f"{shard}: no such shard, though {manifest.path} lists it; {again}") from None
         except OSError as error:

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import xxhash
 
 from ups_scale.atomic import write_aside, write_bytes
+from ups_scale.data import workers
 from ups_scale.data.index import IndexHeader, ShardIndex, read_index
 from ups_scale.data.moments import FieldMoments, to_json
 from ups_scale.data.source import Contents, Frames
@@ -214,7 +214,7 @@ def _opened(job: Job) -> Iterator[Frames]:
     keep = False
     try:
         yield _input.read
-        keep = multiprocessing.parent_process() is not None
+        keep = workers.in_worker
     finally:
         if not keep:
             _input.open.close()

@@ -27,13 +27,13 @@ from ups_scale.data import manifest
 from ups_scale.data.entries import Entry, Part, cut, make_entries
 from ups_scale.data.fingerprint import file_states
 from ups_scale.data.index import DTYPES, read_index
-from ups_scale.data.inputs import check_unchanged, digests, in_threads, inspect_all
+from ups_scale.data.inputs import SLOW_BYTES_PER_S, check_unchanged, digests, in_threads, inspect_all
 from ups_scale.data.layouts.blocks import KEPT_BYTES
 from ups_scale.data.manifest_content import LeftOut, manifest_content, time_steps
 from ups_scale.data.progress import Progress, say
 from ups_scale.data.shard_plan import Shard, cut_into_shards
 from ups_scale.data.shard_writer import SLAB_BYTES, Damaged, index_path, is_whole, write_shard
-from ups_scale.data.source import Source, deal_together
+from ups_scale.data.source import SPLITS, Source, deal_together
 from ups_scale.data.workers import WorkerDied, run
 from ups_scale.errors import DataError, remedy
 
@@ -128,7 +128,8 @@ def num_workers(sources: Sequence[Source], num_cores: int) -> int:
     """How many processes to write with, so that all together stay within `MEMORY_BYTES` of memory."""
     frame_bytes = max((4 * math.prod(source.grid) for source in sources), default=0)
     # A slab comes as the file has it, is converted, checked, and its last frame kept: measured, rounded up.
-    each = WORKER_BYTES + 7 * max(0, frame_bytes - SLAB_BYTES)
+    chunk_bytes = max((source.chunk_bytes for source in sources), default=0)
+    each = WORKER_BYTES + 7 * max(0, frame_bytes - SLAB_BYTES) + 2 * max(0, chunk_bytes - SLAB_BYTES)
     return max(1, min(num_cores, MEMORY_BYTES // each))
 
 
@@ -171,12 +172,16 @@ def _locked(out: Path) -> Iterator[None]:
 def _say_undealt(entries: Sequence[Entry]) -> None:
     for entry in entries:
         dealt = [part for part in entry.parts if part.source.dealt is not None]
-        missing = [split for split in ("valid", "test") if split not in entry.num_frames]
+        missing = [
+            split
+            for number, split in enumerate(SPLITS)
+            if split not in entry.num_frames and any(part.source.dealt.shares[number] > 0 for part in dealt)  # type: ignore[union-attr]
+        ]
         if dealt and missing:
             num = sum(part.source.num_trajectories for part in dealt)
             say(
                 f"note: {entry.name}: {num} {'trajectories are' if num > 1 else 'trajectory is'} too few to be dealt "
-                f"8:1:1: there is no {', no '.join(missing)} split; --split time cuts each in time"
+                f"out in these shares: there is no {', no '.join(missing)} split; --split time cuts each in time"
             )
 
 
@@ -198,6 +203,9 @@ def _write_missing(
 ) -> list[LeftOut]:
     """Writes the shards that are not there yet; returns what all of them leave out, in their order."""
     left_out: dict[Path, Sequence[tuple[int, str, int]]] = {}
+    # What is compressed is unpacked before anything of it is done.
+    sizes = [size for path in {shard.part.source.path for shard in shards} for _, size, _ in file_states(path)]
+    extra_s = max(sizes, default=0) / SLOW_BYTES_PER_S
     there = [shard for shard in shards if shard.path.is_file()]
     total = sum(shard.path.stat().st_size for shard in there)
     with Progress("checking what is there", total, show_progress) as progress:
@@ -219,7 +227,7 @@ def _write_missing(
             with (
                 Progress("sharding", sum(shard.stored_bytes for shard in waiting), show_progress) as progress,
                 closing(
-                    run(write_shard, (shard.job() for shard in waiting), workers, progress.advance, isolated)
+                    run(write_shard, (shard.job() for shard in waiting), workers, progress.advance, isolated, extra_s)
                 ) as written,
             ):
                 for job, left in written:

@@ -23,8 +23,6 @@ from ups_scale.physics.families import FAMILIES, Field
 
 SPLITS = ("train", "valid", "test")
 SPLIT_NAME = re.compile(r"train|valid|test|ood(_[a-z0-9]+)*")
-# Fewer trajectories than this can't be dealt 8:1:1.
-FEW_TRAJECTORIES = 10
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names of families, fields and parameters: they become parts of file names in shards."""
 # How far a point of an even axis may lie from its place, in steps; files keep axes in float32, some as running sums.
@@ -70,6 +68,7 @@ class Source:
             a split have the same number of frames.
         dealt: how `splits` were dealt out, if they were; see `deal_together`.
         split_note: what is to be said of `splits`, where they are taken as they are.
+        chunk_bytes: the most that must be read at once, whatever is asked for: the largest chunk.
         licence: the input's own word on it, if it has one.
         notes: what is no error but worth a line to whoever converts it.
         contents: reads it.
@@ -89,6 +88,7 @@ class Source:
     contents: Contents
     dealt: Dealt | None = None
     split_note: str | None = None
+    chunk_bytes: int = 0
     licence: str | None = None
     steady: bool = False
     masked: bool = False
@@ -158,16 +158,22 @@ def split_by_seed(num: int, num_frames: int, dealt: Dealt) -> dict[str, np.ndarr
     return {name: whole(np.sort(part), num_frames) for name, part in zip(SPLITS, parts, strict=True) if len(part)}
 
 
+def _too_few(source: Source) -> bool:
+    """Whether a split that is to have a share of its trajectories got none."""
+    assert source.dealt is not None
+    return any(share > 0 and name not in source.splits for name, share in zip(SPLITS, source.dealt.shares, strict=True))
+
+
 def deal_together(sources: Sequence[Source], digests: Mapping[Path, str]) -> list[Source]:
     """The sources; those with too few trajectories to be dealt out by themselves are dealt together with others of
     their family that are dealt by the same seed, in the order of their content.
 
-    Sources of many trajectories are each dealt by themselves, those of as many alike: files of several regimes often
+    Sources with enough of them are each dealt by themselves, those of as many alike: files of several regimes often
     share their initial conditions, trajectory by trajectory, and these stay in one split.
     """
     groups: dict[tuple[str, Dealt], list[Source]] = defaultdict(list)
     for source in sources:
-        if source.dealt is not None and source.num_trajectories < FEW_TRAJECTORIES:
+        if source.dealt is not None and _too_few(source):
             groups[source.family, source.dealt].append(source)
     changed: dict[Path, Source] = {}
     for (_, dealt), members in groups.items():

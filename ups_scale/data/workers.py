@@ -135,8 +135,14 @@ def _no_start(exit_code: int | None) -> UserError:
     )
 
 
+in_worker = False
+"""Whether this process is a worker, which does jobs of one run and ends."""
+
+
 def _serve(connection: Connection, work: Work[Any, Any], limit_s: float) -> None:
     """A worker's life: jobs come, results go."""
+    global in_worker
+    in_worker = True
     # By the system's own hand: a library in C that goes round in circles never lets Python's handlers run.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers

@@ -250,6 +250,7 @@ def _facts(report: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     facts = {
         "checkpoint": f"{report['checkpoint']} (sha256 {report['checkpoint_sha256'][:16]})",
         "data": f"{report['manifest']} (digest {report['manifest_digest'][:16]})",
+        "left out": "; ".join(f"{name}: {reason}" for name, reason in report.get("left_out", {}).items()),
         "code": report.get("commit"),
         "device": f"{report['device']}, {processes}",
         "environment": ", ".join(f"{name} {version}" for name, version in report["environment"].items()),

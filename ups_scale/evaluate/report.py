@@ -34,7 +34,8 @@ PREDICTORS = ("model", "persistence", "zero")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: the checkpoint (a path, and the SHA-256 of its manifest), on which data, by which suite."""
+    """What is evaluated: the checkpoint (a path, and the SHA-256 of its manifest), on which data, by which suite; which
+    entries of the data are `left_out`, and why."""
 
     checkpoint: str
     checkpoint_sha256: str
@@ -46,6 +47,7 @@ class Subject:
     step: int | None
     params_m: float
     context_frames: int
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def prepare(out: Path) -> None:
@@ -78,6 +80,7 @@ def build(subject: Subject, evaluation: Evaluation, device: torch.device, num_pr
         "horizons": list(subject.horizons),
         "context_frames": subject.context_frames,
         "params_m": subject.params_m,
+        "left_out": dict(subject.left_out),
         "families": evaluation.families,
         "gates": evaluation.gates,
         "data": evaluation.data,

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from ups_scale.checkpoint.resume import find_checkpoint
-from ups_scale.data.manifest import load_manifest
+from ups_scale.data.manifest import Manifest, load_manifest
 from ups_scale.data.reader import ShardReader
 from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate import report as reports
@@ -71,6 +71,7 @@ def evaluate_checkpoint(
     out = out or _default_out(checkpoint, suite)
     manifest = load_manifest(manifest_path or _recipe_manifest(recipe, checkpoint))
     model = Simulator.from_pretrained(checkpoint / "model", accelerator.device)
+    tests, left_out = _tests(manifest, model)
     subject = Subject(
         checkpoint=_shown(checkpoint),
         checkpoint_sha256=hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest(),
@@ -82,6 +83,7 @@ def evaluate_checkpoint(
         step=_read_json(checkpoint / "state.json").get("step"),
         params_m=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         context_frames=model.context_frames,
+        left_out=tuple(left_out.items()),
     )
     if accelerator.is_main_process:
         reports.prepare(out)
@@ -90,12 +92,31 @@ def evaluate_checkpoint(
     if done is not None:
         return Outcome(done, out, already_there=True)
     before = _other_data(out, subject)
-    tests = {}
-    for name, data in manifest.families.items():
-        reader = ShardReader(manifest, name, SPLIT)
-        tests[name] = TestSet(data.spec, data.num_frames[SPLIT], reader, data.regular)
     report = evaluate_and_write(model, model.specs, tests, subject, recipe, out, accelerator)
     return Outcome(report, out, already_there=False, replaced_data=before)
+
+
+def _tests(manifest: Manifest, model: Simulator) -> tuple[dict[str, TestSet], dict[str, str]]:
+    """The entries to evaluate on; and of the others why not.
+
+    Raises:
+        DataError: there is none, or what there is can't be read.
+    """
+    tests, left_out = {}, {}
+    for name, data in manifest.families.items():
+        if name not in model.specs:
+            left_out[name] = "the model does not know it"
+        elif not data.num_trajectories(SPLIT):
+            left_out[name] = f"it has no {SPLIT} split"
+        else:
+            tests[name] = TestSet(data.spec, data.num_frames[SPLIT], ShardReader(manifest, name, SPLIT), data.regular)
+    if not tests:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise DataError(
+            f"{manifest.path}: nothing to evaluate on ({reasons}); the model knows {', '.join(sorted(model.specs))}. "
+            "Name data with a test split of those (--data), or fine-tune on the new ones first"
+        )
+    return tests, left_out
 
 
 def evaluate_and_write(

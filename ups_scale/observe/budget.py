@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,14 @@ MASTER_BYTES = 4
 AVERAGE_BYTES = 4
 
 
-def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict[str, Any]:
+def budget(
+    recipe: Recipe, specs: Sequence[FamilySpec], world_size: int, trained: Sequence[FamilySpec] | None = None
+) -> dict[str, Any]:
     """The plan of a recipe as plain JSON values; the model is built on the meta device, nothing is allocated.
 
     Bytes are per rank: weights, gradients and optimizer (moments, fp32 master weights, moving average) under each ZeRO
-    stage (arXiv 1910.02054, section 5). Activations and buffers are not in it.
+    stage (arXiv 1910.02054, section 5). Activations and buffers are not in it. Of `specs`, which the model knows, draws
+    are taken of those in `trained` (None: all).
     """
     with torch.device("meta"):
         model = build_model(recipe, specs)
@@ -34,7 +37,7 @@ def budget(recipe: Recipe, specs: Iterable[FamilySpec], world_size: int) -> dict
     horizons = recipe.curriculum.horizons
     families: dict[str, dict[str, Any]] = {}
     draws = []
-    for name in sorted(model.specs):
+    for name in sorted(spec.name for spec in (specs if trained is None else trained)):
         tokens = model.num_tokens(name)
         flops = training_flops(model, name)
         windows = {

@@ -40,14 +40,14 @@ def open_readers(manifest: Manifest, split: str, ranks: Ranks, strict: bool = Tr
     )
 
 
-def isolate(readers: dict[str, ShardReader], recipe: Recipe, source: Path | None, ranks: Ranks) -> Quarantine:
+def isolate(readers: dict[str, ShardReader], max_share: float, source: Path | None, ranks: Ranks) -> Quarantine:
     """What is known to be damaged before the first step, alike on all ranks: shards that can't be opened on any, and
     what the checkpoint `source` knew. Every rank calls it.
 
     Raises:
-        DataError: it is more than the recipe allows.
+        DataError: it is more than `max_share` of a family.
     """
-    quarantine = Quarantine(readers, recipe.data.max_damaged_share)
+    quarantine = Quarantine(readers, max_share)
     broken = quarantine.merge(distributed.gather(ranks, quarantine.take_new()))
     known: list[DamagedItem] = []
     if source:
@@ -69,7 +69,7 @@ def read_sound(
     they are: a rank without any gets one that it is not to count. Every rank calls it.
 
     Raises:
-        DataError: more of the family is damaged than the quarantine allows.
+        DataError: all of the family is damaged.
     """
     frames = range(num_frames)
 
@@ -93,7 +93,6 @@ def read_sound(
             return batch, len(own)
         if ranks.is_main:
             print("\n".join(told(new)), flush=True)
-        quarantine.check()
 
 
 def lay_out(

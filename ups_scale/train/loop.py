@@ -75,8 +75,9 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
         say(ranks, f"{folder}: already trained to step {trained} of {recipe.schedule.steps}; nothing to do")
         return
     state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
-    quarantine = isolate(readers, recipe, source, ranks)
-    valid_quarantine = isolate(valid, recipe, None, ranks)
+    quarantine = isolate(readers, recipe.data.max_damaged_share, source, ranks)
+    # Damage there is said and counted, but stops no run, as long as there is anything to validate on.
+    valid_quarantine = isolate(valid, 1.0, None, ranks)
     distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)

@@ -99,6 +99,7 @@ def test_the_state_comes_back():
         "trajectory": 4,
         "frame": 8,
         "reason": "field u is torn",
+        "static": False,
     }
     later = make(waves=FakeReader(damaged={(9, 0), (4, 8)}, broken=(2,)))
     later.merge([later.still_damaged(state)])
@@ -114,6 +115,50 @@ def test_what_was_written_anew_or_is_of_another_data_set_does_not_come_back():
     assert places(make(waves=FakeReader(damaged={(4, 8)})).still_damaged(state)) == [("waves-train-00000.tar", 4, 8)]
     other = make(waves=FakeReader(shard_sizes=(2, 9), num_frames=3, damaged={(9, 0)}))
     assert places(other.still_damaged(state)) == [("waves-train-00001.tar", 9, 0)]
+
+
+def test_a_shard_that_can_be_opened_again_is_read_again():
+    """It may have damaged frames, the very first one too: those are met one by one."""
+    lost = [
+        {"family": "waves", "shard": "waves-train-00002.tar", "key": "", "trajectory": 12, "frame": None, "reason": "-"}
+    ]
+    assert places(make(waves=FakeReader(broken=(2,))).still_damaged(lost)) == [("waves-train-00002.tar", 12, None)]
+    assert make(waves=FakeReader(damaged={(12, 0)})).still_damaged(lost) == []
+    first_frame = [lost[0] | {"key": "key-12", "frame": 0}]
+    assert places(make(waves=FakeReader(damaged={(12, 0)})).still_damaged(first_frame)) == [
+        ("waves-train-00002.tar", 12, 0)
+    ]
+    assert places(make(waves=FakeReader(broken=(2,))).still_damaged(first_frame)) == [("waves-train-00002.tar", 12, 0)]
+
+
+def test_damage_of_a_static_field_is_found_whatever_the_frames():
+    quarantine = make()
+    static = DamagedItem("waves", "waves-train-00000.tar", "key-4", 4, 0, "field k is torn", static=True)
+    quarantine.account([static, item(4, 0), item(5, 0)])
+    assert quarantine.find("waves", 4, range(5, 8)) is static
+    assert quarantine.find("waves", 4, (11,)) is static
+    assert quarantine.find("waves", 5, range(5, 8)) is None
+    assert quarantine.find("waves", 5, range(3)) is not None
+    assert len(quarantine.take_new()) == 3, "a frame 0 of another field is another item"
+    assert quarantine.counts() == {"waves": 2}
+    sent = pickle.loads(pickle.dumps(static))
+    assert (sent.static, sent.frame) == (True, 0)
+    (merged,) = make().merge([[sent], [static]])
+    assert merged.static
+
+
+def test_the_state_says_what_is_static_and_one_of_before_it_did_is_read():
+    quarantine = make(waves=FakeReader(damaged={(4, 0), (5, 7)}))
+    quarantine.account([DamagedItem("waves", "waves-train-00000.tar", "key-4", 4, 0, "torn", True), item(5, 7)])
+    state = json.loads(json.dumps(quarantine.state()))
+    assert [(entry["trajectory"], entry["frame"], entry["static"]) for entry in state] == [(4, 0, True), (5, 7, False)]
+    later = make(waves=FakeReader(damaged={(4, 0), (5, 7)}))
+    later.merge([later.still_damaged(state)])
+    assert later.state() == state
+    assert later.find("waves", 4, (3, 4)) is not None
+    assert later.find("waves", 5, (3, 4)) is None
+    old = [{key: value for key, value in entry.items() if key != "static"} for entry in state]
+    assert [(found.frame, found.static) for found in later.still_damaged(old)] == [(0, False), (7, False)]
 
 
 def test_up_to_the_share_a_run_goes_on():
@@ -224,3 +269,26 @@ def test_damage_on_disk_is_known_by_file_item_and_reason(shards):
     again = Quarantine({"made_up": ShardReader(load_manifest(shards), "made_up", "train", strict=False)}, 1.0)
     again.merge([again.still_damaged(state)])
     assert again.state() == state
+
+
+def test_a_damaged_static_field_on_disk(tmp_path):
+    """Read with any frames it is one item of its trajectory, and still is after a restart."""
+    rng = np.random.default_rng(0)
+    fields = {"k": rng.normal(size=(4, 1, 8)).astype(np.float32), "u": rng.normal(size=(4, 5, 8)).astype(np.float32)}
+    manifest = write_shards(tmp_path, fields, static=("k",))
+    reader = ShardReader(manifest, "made_up", "train", strict=False)
+    victim = tmp_path / "made_up-train-00001.tar"
+    raw = bytearray(victim.read_bytes())
+    raw[int(reader._shards[1].index.offsets_nc[1, 0]) + 5] ^= 1
+    victim.write_bytes(raw)
+    quarantine = Quarantine({"made_up": reader}, 1.0)
+    for frames in (range(2, 4), range(5)):
+        with pytest.raises(DamagedItem) as met:
+            reader.read_window(3, frames, np.empty((2, len(frames), 8), np.float32))
+        quarantine.account([met.value])
+    (entry,) = quarantine.state()
+    assert (entry["trajectory"], entry["frame"], entry["static"]) == (3, 0, True)
+    assert quarantine.find("made_up", 3, (4,)) is not None
+    again = Quarantine({"made_up": ShardReader(manifest, "made_up", "train", strict=False)}, 1.0)
+    again.merge([again.still_damaged(quarantine.state())])
+    assert again.state() == quarantine.state()

@@ -1,18 +1,24 @@
 """One shard: the tar that webdataset would write, in slabs; masks, float16, static fields, steady problems, points."""
 
+import dataclasses
+import errno
 import io
 import json
 import re
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
 import xxhash
-from array_source import array_source, convert_sources
+from array_source import Arrays, array_source, convert_sources
 from synthetic import waves
 
-from ups_scale.data import shard_writer
+from ups_scale.data import shard_writer, workers
+from ups_scale.data.entries import Part, cut, make_entries
 from ups_scale.data.index import read_index
+from ups_scale.data.shard_plan import cut_into_shards
 from ups_scale.errors import DataError
 
 
@@ -237,3 +243,88 @@ def test_names_too_long_for_tar(monkeypatch, tmp_path):
     source = array_source(tmp_path / "a.npz", {"u" * 90: waves(2, 1, 3, (6,), 0)[:, 0]})
     with pytest.raises(DataError, match=r"a\.npz: the name mine-train-00000-000000\.uuu.*Use shorter names"):
         convert_sources(monkeypatch, [source], tmp_path / "out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(Arrays):
+    """Says when it is opened and closed; reads fail as long as the file `failing` is there."""
+
+    failing: Path
+    said: list = dataclasses.field(default_factory=list, compare=False)
+
+    @contextmanager
+    def open(self):
+        self.said.append("open")
+        with super().open() as read:
+
+            def attempt(*asked):
+                if self.failing.exists():
+                    raise OSError(errno.EIO, "Input/output error")
+                return read(*asked)
+
+            try:
+                yield attempt
+            finally:
+                self.said.append("closed")
+
+
+@pytest.fixture
+def jobs(monkeypatch, tmp_path):
+    """Makes two jobs of one input, of a trajectory each, and what is said when it is opened."""
+    monkeypatch.setattr(shard_writer, "_input", None)
+
+    def make(name):
+        source = array_source(tmp_path / f"{name}.npz", {"u": waves(2, 1, 3, (6,), 0)[:, 0]})
+        contents = Counted(source.path, ("u",), tmp_path / "failing")
+        source = dataclasses.replace(source, contents=contents)
+        (entry,) = make_entries([Part(source, name, *cut(source, 1, 4))], False)
+        made = [shard.job() for shard in cut_into_shards(entry, tmp_path, "float32", 1)]
+        assert len(made) == 2
+        # Each job comes from the parent by itself: the same contents, as another object.
+        made = [dataclasses.replace(job, contents=dataclasses.replace(contents)) for job in made]
+        return made, contents.said
+
+    yield make
+    if shard_writer._input is not None:
+        shard_writer._input.open.close()
+
+
+def write(job):
+    return shard_writer.write_shard(job, lambda num_bytes: None)
+
+
+def test_a_worker_opens_an_input_once_for_all_its_shards(monkeypatch, tmp_path, jobs):
+    monkeypatch.setattr(workers, "in_worker", True)
+    (first, second), said = jobs("a")
+    assert write(first) == write(second) == []
+    assert said == ["open"]
+    (other, _), said_of_other = jobs("b")
+    write(other)
+    assert (said, said_of_other) == (["open", "closed"], ["open"]), "one is open at a time"
+    write(first)
+    assert (said, said_of_other) == (["open", "closed", "open"], ["open", "closed"])
+
+
+def test_any_other_process_closes_an_input_after_each_shard(monkeypatch, jobs):
+    """It may be a person's own script, which lives on; and the file may be written anew meanwhile."""
+    monkeypatch.setattr(workers, "in_worker", False)
+    (first, second), said = jobs("a")
+    write(first)
+    assert said == ["open", "closed"]
+    write(second)
+    assert said == ["open", "closed"] * 2
+
+
+def test_an_input_that_failed_is_opened_anew(monkeypatch, tmp_path, jobs):
+    monkeypatch.setattr(workers, "in_worker", True)
+    (first, second), said = jobs("a")
+    write(first)
+    (tmp_path / "failing").touch()
+    with pytest.raises(DataError, match=r"a\.npz: trajectory 1, field u can't be read"):
+        write(second)
+    assert said == ["open", "closed"]
+    assert not second.path.exists()
+    (tmp_path / "failing").unlink()
+    write(second)
+    assert said == ["open", "closed", "open"]
+    assert second.path.exists()

@@ -18,11 +18,11 @@ import webdataset
 from array_source import Arrays, array_source, convert_sources
 from synthetic import COUNTS, SHARD_MIB, make_shards, waves, write_arrays, write_sources
 
-from ups_scale.data import shard_writer, shards
+from ups_scale.data import shard_plan, shard_writer, shards
 from ups_scale.data.entries import cut
 from ups_scale.data.index import read_index
 from ups_scale.data.manifest import load_manifest
-from ups_scale.data.source import split_in_time
+from ups_scale.data.source import Dealt, split_by_seed, split_in_time
 from ups_scale.errors import DataError
 from ups_scale.physics.families import Field
 
@@ -396,6 +396,46 @@ def test_a_mapping_that_takes_another_array_makes_other_shards(monkeypatch, tmp_
         convert_sources(monkeypatch, [chosen], tmp_path / "out")
         sample = next(iter(webdataset.WebDataset(str(tmp_path / "out/mine-train-00000.tar"), shardshuffle=False)))
         np.testing.assert_array_equal(np.load(io.BytesIO(sample["u.npy"])), arrays[name][0])
+
+
+def test_a_layout_that_reads_otherwise_than_before_makes_all_shards_anew(monkeypatch, tmp_path):
+    sources = [
+        array_source(tmp_path / f"{name}.npz", {"u": waves(3, 1, 4, (8,), seed)[:, 0]})
+        for seed, name in enumerate("ab")
+    ]
+    out = tmp_path / "out"
+    convert_sources(monkeypatch, sources, out)
+    written, before = digests(out), times(out)
+    assert sum(name.endswith(".tar") for name in written) == 2
+    convert_sources(monkeypatch, sources, out)
+    assert times(out) == before
+    monkeypatch.setattr(shard_plan, "READERS", shard_plan.READERS + 1)
+    convert_sources(monkeypatch, sources, out)
+    after, again = times(out), digests(out)
+    for name in written:
+        if name.endswith((".tar", ".idx")):
+            assert after[name] > before[name], name
+            assert (again[name] == written[name]) == name.endswith(".tar"), "the same content, with another fingerprint"
+    before = times(out)
+    convert_sources(monkeypatch, sources, out)
+    assert times(out) == before
+
+
+def test_few_trajectories_in_many_inputs_are_dealt_together(monkeypatch, tmp_path, capsys):
+    dealt = Dealt(0)
+    u = waves(20, 1, 3, (8,), 0)[:, 0]
+    sources = [
+        array_source(
+            tmp_path / f"{n}.npz", {"u": u[4 * n : 4 * n + 4]}, dealt=dealt, splits=split_by_seed(4, 3, dealt)
+        )
+        for n in range(5)
+    ]
+    data = convert_sources(monkeypatch, sources, tmp_path / "out").families["mine"]
+    assert {split: data.num_trajectories(split) for split in data.splits} == {"train": 16, "valid": 2, "test": 2}
+    assert "too few to be dealt" not in capsys.readouterr().err
+    urls = sorted(map(str, (tmp_path / "out").glob("*.tar")))
+    stored = [np.load(io.BytesIO(s["u.npy"])) for s in webdataset.WebDataset(urls, shardshuffle=False)]
+    assert sorted(values.tobytes() for values in stored) == sorted(values.tobytes() for values in u)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,12 @@ def checkpoint(tmp_path, monkeypatch, models, tests):
     (folder / "manifest.json").write_text('{"format": 1}')
 
     families = {
-        name: SimpleNamespace(spec=test.spec, regular=True, num_frames={"train": 24, "test": test.num_frames})
+        name: SimpleNamespace(
+            spec=test.spec,
+            regular=True,
+            num_frames={"train": 24, "test": test.num_frames},
+            num_trajectories=lambda split: 3,
+        )
         for name, test in tests.items()
     }
     manifest = SimpleNamespace(path=Path("data/manifest.json"), digest="cd" * 32, families=families)
@@ -67,6 +72,22 @@ def test_another_checkpoint_or_data_is_evaluated_anew(checkpoint, accelerator):
     other = evaluate_checkpoint(checkpoint.run, accelerator)
     assert not other.already_there
     assert other.replaced_data == "cd" * 32
+
+
+def test_what_the_model_does_not_know_or_has_no_test_split_is_left_out_and_said(checkpoint, accelerator):
+    families = checkpoint.manifest.families
+    families["kdv_1d"] = families["advection_1d"]
+    families["advection_1d"] = SimpleNamespace(**{**vars(families["advection_1d"]), "num_trajectories": lambda _: 0})
+    report = evaluate_checkpoint(checkpoint.run, accelerator).report
+    assert report["left_out"] == {"kdv_1d": "the model does not know it", "advection_1d": "it has no test split"}
+    assert "advection_1d" not in report["families"]
+    assert report["families"]
+
+    for name in list(families):
+        if name not in report["left_out"]:
+            del families[name]
+    with pytest.raises(DataError, match=r"nothing to evaluate on \(.*kdv_1d: the model does not know it"):
+        evaluate_checkpoint(checkpoint.run, accelerator, force=True)
 
 
 def test_missing_data_are_named_with_the_remedy(checkpoint, accelerator):

@@ -90,6 +90,10 @@ def _valid(stated: Mapping[str, object], dtype: np.dtype, unclear: dict[str, str
         low, high = float(limits.min), float(limits.max)
     for key in given[:1] if given[0] == "valid_range" else given:
         found = _floats(stated[key], 2 if key == "valid_range" else 1, dtype)
+        packed = dtype.kind in "iu" and "scale_factor" in stated and np.asarray(stated[key]).dtype.kind == "f"
+        if packed:  # by netCDF's rule it is then of the unpacked ones, which not all writers keep to
+            unclear[key] = f"{_shown(stated[key])}, which may be of the stored numbers or of the unpacked ones"
+            return None
         if found is None or np.isnan(found).any():
             wanted = "two numbers" if key == "valid_range" else "one number"
             unclear[key] = f"{_shown(stated[key])}, which is not {wanted}"

@@ -7,7 +7,8 @@ at once, and those read last are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +24,29 @@ KEPT_BYTES = 128 * 1024**2
 Axes = Sequence[str | int | None]
 # Blocks of arrays that several fields share have so many bytes at least: small reads are slow.
 SHARED_BYTES = 8 * 1024**2
+
+
+# An array whose chunks are unpacked more often than this is worth a note.
+OFTEN = 8
+
+
+def unpacking_notes(container: Container, axes: Mapping[str, Axes], num_fields: int) -> tuple[str, ...]:
+    """Notes on arrays, each with its axes as in `Blocks`, whose chunks hold more trajectories or frames than can be
+    kept unpacked: they are unpacked again and again."""
+    notes = []
+    for name, letters in axes.items():
+        times = Blocks(container, name, letters, KEPT_BYTES // num_fields).times_unpacked
+        if times > OFTEN:
+            array = container.array(name)
+            better = "x".join(
+                "1" if letter in ("n", "t") else str(size) for letter, size in zip(letters, array.shape, strict=True)
+            )
+            notes.append(
+                f"the chunks of {name}, {'x'.join(map(str, array.chunks))}, are unpacked about {times} times each, "
+                f"which is slow; in chunks of {better} it would be once"
+                + (f" (h5repack -l {name}:CHUNK={better})" if container.kind == "HDF5" else "")
+            )
+    return tuple(notes)
 
 
 class ArrayBlocks:
@@ -86,6 +110,8 @@ class Blocks:
         if "t" in self._steps:
             room = max_bytes // (one * self._steps.get("n", 1))
             self._steps["t"] = max(1, min(self._steps["t"], room))
+        chunks = {letter: array.chunks[number] for number, letter in enumerate(axes) if letter in ("n", "t")}
+        self.times_unpacked = math.prod(-(-chunks[letter] // self._steps[letter]) for letter in chunks)
         self._kept = Kept(max_bytes)
         self._entry_bytes = one
         self._shared = shared

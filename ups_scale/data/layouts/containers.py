@@ -29,8 +29,8 @@ from ups_scale.errors import DataError, remedy
 
 # An index into an array: for each axis a position, or a slice that goes forward.
 Slab = tuple[int | slice, ...]
-# The most that is read into memory at once.
-MAX_ARRAY_BYTES = 2 * 1024**3
+# Chunks are unpacked whole; larger ones are refused.
+MAX_CHUNK_BYTES = 512 * 1024**2
 # Shorter reads than this cost as much as one of it.
 RUN_BYTES = 2**16
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -49,6 +49,7 @@ class Array:
         valid: least and most number that is a value, where the file says so (valid_range, valid_min, valid_max).
         unwritten: what reads where nothing was written, where that isn't 0 or NaN and no _FillValue says so.
         unclear: attribute -> what it says, where that can't be understood. Such arrays are listed, but not to be used.
+        dims: for each axis the name of its dimension or of the coordinate attached to it, if the file says it.
     """
 
     name: str
@@ -60,6 +61,12 @@ class Array:
     valid: tuple[float, float] | None = None
     unwritten: float | None = None
     unclear: Mapping[str, str] = field(default_factory=dict)
+    dims: tuple[str | None, ...] = ()
+
+    @property
+    def chunk_bytes(self) -> int:
+        """What must be read into memory for any part of a chunk."""
+        return num_values(self.chunks) * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{self.name} {self.shape}"

@@ -21,7 +21,7 @@ from ups_scale.data.layouts.pdebench_arrays import places_of
 from ups_scale.data.layouts.the_well import GROUPS, ROOT_ATTRIBUTES, missing_parts
 from ups_scale.data.layouts.units import seconds
 from ups_scale.data.layouts.well_parts import clean
-from ups_scale.data.source import hdf5_item, hdf5_reads, open_hdf5
+from ups_scale.data.source import open_hdf5
 from ups_scale.errors import DataError
 
 UNDECIDED = "?"
@@ -215,8 +215,6 @@ def _arrays(path: Path) -> list[Array]:
     """The arrays of an input of any kind."""
     with open_container(path) as container:
         listed = container.arrays()
-        kind = container.kind
-    described = _attached(path, [array.name for array in listed]) if kind == "HDF5" else {}
     return [
         Array(
             array.name,
@@ -224,21 +222,7 @@ def _arrays(path: Path) -> list[Array]:
             str(array.dtype),
             array.attributes,
             array.unit,
-            described.get(array.name, ()),
+            array.dims,
         )
         for array in listed
     ]
-
-
-def _attached(path: Path, names: list[str]) -> dict[str, tuple[str | None, ...]]:
-    """Of HDF5 arrays: the coordinates that netCDF-4 attaches to the axes."""
-    out = {}
-    with open_hdf5(path) as file:
-        for name in names[:SEARCHED]:
-            item = hdf5_item(path, file, name)
-            if not isinstance(item, h5py.Dataset):
-                continue
-            with hdf5_reads(path, name):
-                if "DIMENSION_LIST" in item.attrs:
-                    out[name] = tuple(dim[0].name.lstrip("/") if len(dim) else None for dim in item.dims)
-    return out

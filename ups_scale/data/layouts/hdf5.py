@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ups_scale.data.layouts.attributes import ATTRIBUTES, described
 from ups_scale.data.layouts.containers import (
-    MAX_ARRAY_BYTES,
+    MAX_CHUNK_BYTES,
     Array,
     Slab,
     is_real,
@@ -21,6 +22,7 @@ from ups_scale.data.layouts.containers import (
     num_values,
     runs,
 )
+from ups_scale.data.layouts.missing import same
 from ups_scale.data.layouts.storage import check_written
 from ups_scale.data.source import hdf5_attribute, hdf5_item, hdf5_names, hdf5_reads, open_hdf5, text_of
 from ups_scale.errors import DataError
@@ -55,11 +57,12 @@ class Hdf5:
         self._file = file
         self._matlab = matlab
         self._dataset = lru_cache(maxsize=OPEN_ARRAYS)(self._look_at)
+        self.array = lru_cache(maxsize=OPEN_ARRAYS)(self._array)
 
     def arrays(self) -> tuple[Array, ...]:
         return tuple(array for array, _ in self._walk() if isinstance(array, Array))
 
-    def array(self, name: str) -> Array:
+    def _array(self, name: str) -> Array:
         return self._described(name, self._dataset(name))
 
     def read(self, name: str, slab: Slab) -> np.ndarray:
@@ -72,7 +75,7 @@ class Hdf5:
     def verify(self, name: str, fill: float | None = None) -> str | None:
         dataset = self._dataset(name)
         with hdf5_reads(self.path, name):
-            reads_as_fill = fill is not None and dataset.fillvalue == dataset.dtype.type(fill)
+            reads_as_fill = fill is not None and same(fill, float(dataset.fillvalue), dataset.dtype)
         if not reads_as_fill:
             check_written(self.path, dataset)
         return None
@@ -108,7 +111,7 @@ class Hdf5:
             missing = [code for code in codes if not h5py.h5z.filter_avail(code)]
             if missing:
                 return f"compressed by HDF5 filter {missing[0]}, which isn't here (h5repack -f GZIP=4 makes it gzip)"
-            if item.chunks and num_values(item.chunks) * item.dtype.itemsize > MAX_ARRAY_BYTES:
+            if item.chunks and num_values(item.chunks) * item.dtype.itemsize > MAX_CHUNK_BYTES:
                 return f"stored in chunks of {item.chunks}, too large for memory"
         return None
 
@@ -120,7 +123,11 @@ class Hdf5:
             unwritten = float(dataset.fillvalue) if stated else None
             chunks = dataset.chunks or runs(shape, dataset.dtype, "C")
             turn = slice(None, None, -1 if self._matlab else 1)
-            return described(name, shape[turn], dataset.dtype, chunks[turn], attributes, unwritten)
+            array = described(name, shape[turn], dataset.dtype, chunks[turn], attributes, unwritten)
+            if "DIMENSION_LIST" not in dataset.attrs:
+                return array
+            scales = (dim[0].name if len(dim) else None for dim in dataset.dims)
+            return replace(array, dims=tuple(scale.lstrip("/") if scale else None for scale in scales)[turn])
 
     def _walk(self) -> Iterator[tuple[Array | str, str]]:
         """Every array, and every other dataset's name with what it is. Groups may hold each other in circles."""

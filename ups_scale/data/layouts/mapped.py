@@ -37,6 +37,11 @@ class MappedField:
     scale: float = 1.0
     offset: float = 0.0
 
+    @property
+    def block_axes(self) -> tuple[str | int | None, ...]:
+        """Its axes as `Blocks` takes them."""
+        return tuple(self.index.get(letter, letter if letter in ("n", "t") else None) for letter in self.axes)
+
 
 @dataclass(frozen=True)
 class MappedContents:
@@ -65,8 +70,7 @@ class MappedContents:
             yield lambda field, trajectory, frames: self._read(blocks[field], self.fields[field], trajectory, frames)
 
     def _blocks(self, container: Container, field: MappedField) -> Blocks:
-        axes = [field.index.get(letter, letter if letter in ("n", "t") else None) for letter in field.axes]
-        return Blocks(container, field.array, axes, KEPT_BYTES // len(self.fields))
+        return Blocks(container, field.array, field.block_axes, KEPT_BYTES // len(self.fields))
 
     def _read(self, blocks: Blocks, field: MappedField, trajectory: int, frames: range) -> np.ndarray:
         """(len(frames), *grid)."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from ups_scale.data.layouts.attributes import RANGE
 from ups_scale.data.layouts.axes import check_times
+from ups_scale.data.layouts.blocks import unpacking_notes
 from ups_scale.data.layouts.containers import Array, Container, num_values, open_container
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.mapped import MappedContents, MappedField
@@ -127,6 +128,7 @@ class _Inspection:
         parameters_np = found.attempt(self._parameters, parameters, num)
         splits, dealt = found.attempt(self._splits, num, num_frames) or ({}, None)
         found.raise_all()
+        slow = unpacking_notes(self.container, {field.array: field.block_axes for field in mapped}, len(mapped))
         source = Source(
             path=self.path,
             layout="mapping",
@@ -142,13 +144,14 @@ class _Inspection:
             parameters_np=parameters_np,
             splits=splits,
             dealt=dealt,
+            chunk_bytes=max(array.chunk_bytes for array in arrays),
             contents=contents,
             licence=document["licence"],
             steady=self.steady,
             masked=document["mask"] is not None,
             geometry=document["geometry"],
             coordinates=tuple(document["coordinates"]),
-            notes=tuple(dict.fromkeys(self.notes)) + _near_miss(family),
+            notes=tuple(dict.fromkeys(self.notes)) + _near_miss(family) + slow,
         )
         if points:
             self._check_positions(source)
@@ -173,8 +176,26 @@ class _Inspection:
                     f"{self.path}: fields[{number}].index.{letter}: position {position}, but {letter} of {array} has "
                     f"{size}: 0 to {size - 1}"
                 )
+        self._check_dims(number, array)
+        if array.unit is not None and "".join(array.unit.split()) != "".join(entry["unit"].split()):
+            self.notes.append(f"{entry['name']} is in {entry['unit']} by the mapping; the file says {array.unit!r}")
         self._verify(array, entry.get("fill"))
         return array
+
+    def _check_dims(self, number: int, array: Array) -> None:
+        """Raises a `DataError` if the file attaches to an axis what the mapping says is the coordinate of another: on a
+        square grid sizes don't tell them apart."""
+        document, entry = self.document, self.document["fields"][number]
+        letters = {axis["array"]: letter for letter, axis in document["space"].items() if "array" in axis}
+        if document["time"] and "array" in document["time"]:
+            letters[document["time"]["array"]] = "t"
+        for letter, dim in zip(entry["axes"], array.dims, strict=False):
+            if letters.get(dim, letter) != letter:
+                says = [letters.get(dim) or dim or "?" for dim in array.dims]
+                raise DataError(
+                    f"{self.path}: fields[{number}].axes: {_listed(entry['axes'])}, but the file says that the axes of "
+                    f"{array} are {_listed([dim or '?' for dim in array.dims])}, which is {_listed(says)}; write that"
+                )
 
     def _used(self, name: str, also: tuple[str, ...] = ()) -> Array:
         """The array called `name`; an error if what its attributes say of its numbers can't be understood.

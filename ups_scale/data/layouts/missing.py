@@ -85,6 +85,11 @@ def missing_of(path: Path, number: int, array: Array, entry: Mapping[str, Any]) 
     """
     fill, valid = entry.get("fill"), entry.get("valid")
     declared = _declared(array)
+    if fill is not None and not _held(fill, array.dtype):
+        raise DataError(
+            f"{path}: fields[{number}].fill: found {fill!r}, which no number of the array {array} is: they are "
+            f"{array.dtype}; write the number as the file stores it"
+        )
     if fill is not None and declared and not any(same(fill, value, array.dtype) for value in declared):
         raise DataError(
             f"{path}: fields[{number}].fill: found {fill!r}, but the array {array} declares "
@@ -123,6 +128,14 @@ def _declared(array: Array) -> list[float]:
     where the mapping has no mask."""
     found = {array.attributes[key] for key in ("_FillValue", "missing_value") if key in array.attributes}
     return sorted(value for value in found if math.isfinite(value))
+
+
+def _held(value: float, dtype: np.dtype) -> bool:
+    """Whether an array of this dtype can have this number, or one that it rounds to."""
+    if dtype.kind == "f":
+        return True
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return float(value).is_integer() and low <= value <= high
 
 
 def as_stored(value: float, dtype: np.dtype) -> np.generic | float:

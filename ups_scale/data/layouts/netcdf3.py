@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Netcdf3:
                     shape = tuple(variable.data.shape)
                     chunks = runs(shape, dtype, "C")
                     unwritten = NETCDF_FILLS.get(dtype.str[1:])
-                    self._arrays[name] = described(name, shape, dtype, chunks, attributes, unwritten)
+                    array = described(name, shape, dtype, chunks, attributes, unwritten)
+                    self._arrays[name] = replace(array, dims=tuple(variable.dimensions))
 
     def arrays(self) -> tuple[Array, ...]:
         return tuple(self._arrays.values())

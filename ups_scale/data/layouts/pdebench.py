@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from ups_scale.data.layouts import pdebench_names
-from ups_scale.data.layouts.blocks import ArrayBlocks
+from ups_scale.data.layouts.blocks import ArrayBlocks, Axes, unpacking_notes
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.hdf5 import Hdf5
 from ups_scale.data.layouts.pdebench_arrays import Place, check_arrays, places_of, shapes_of
@@ -94,6 +94,15 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         licence = hdf5_attribute(path, file, "licence") or hdf5_attribute(path, file, "license")
         found.raise_all()
         notes = pdebench_names.overridden(path, file, chosen, family, parameters or {})
+        container = Hdf5(path, file, matlab=False)
+        space = (None,) * len(grid)
+        axes: dict[str, Axes] = {}
+        for place in places:
+            lead = ("t",) if groups else ("n",) if place.form == "given" else ("n", "t")
+            component = () if place.component is None else (None,)
+            axes[f"{groups[0]}/{place.array}" if groups else place.array] = (*lead, *space, *component)
+        notes += unpacking_notes(container, axes, len(places))
+        chunk_bytes = max(container.array(name).chunk_bytes for name in axes)
     return Source(
         path=path,
         layout="pdebench",
@@ -109,6 +118,7 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         contents=Contents(path, places, groups, grid),
         licence=None if licence is None else text_of(licence),
         steady=chosen.steady,
+        chunk_bytes=chunk_bytes,
         notes=remarks + notes,
     )
 

@@ -279,7 +279,7 @@ def domain_size(path: Path, file: h5py.File, dimensions: int) -> tuple[tuple[flo
         stated = _parse(text).get("domain_size")
         if stated is None:
             return None
-        sizes = [float(size) for size in stated]
+        sizes = [float(size) for size in stated] if isinstance(stated, list) else []
     except (yaml.YAMLError, ValueError, TypeError):
         sizes = []
     if len(sizes) != dimensions or not all(0 < size < math.inf for size in sizes):

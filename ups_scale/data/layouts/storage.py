@@ -7,10 +7,9 @@ from pathlib import Path
 
 import h5py
 
+from ups_scale.data.layouts.containers import MAX_CHUNK_BYTES
 from ups_scale.data.source import hdf5_reads
 from ups_scale.errors import DataError
-
-CHUNK_BYTES = 1024**3
 
 
 def check_written(path: Path, array: h5py.Dataset) -> None:
@@ -41,8 +40,8 @@ def check_storage(path: Path, array: h5py.Dataset) -> None:
                 f"{path}: {array.name} is compressed by HDF5 filter {missing[0]}, which isn't installed here; write it "
                 "with gzip (h5repack -f GZIP=4 old new)"
             )
-        if array.chunks and math.prod(array.chunks) * array.dtype.itemsize > CHUNK_BYTES:
+        if array.chunks and math.prod(array.chunks) * array.dtype.itemsize > MAX_CHUNK_BYTES:
             raise DataError(
-                f"{path}: {array.name} is stored in chunks of {array.chunks}, more than {CHUNK_BYTES / 1024**3:.0f} "
-                "GiB each, which must be read whole; write it in smaller ones (h5repack -l CHUNK=...)"
+                f"{path}: {array.name} is stored in chunks of {array.chunks}, more than {MAX_CHUNK_BYTES / 2**20:.0f} "
+                "MiB each, which must be read whole; write it in smaller ones (h5repack -l CHUNK=...)"
             )

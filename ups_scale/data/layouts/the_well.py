@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from ups_scale.data.layouts.axes import check_order, check_times, even_extents, same_points
-from ups_scale.data.layouts.blocks import ArrayBlocks
+from ups_scale.data.layouts.blocks import ArrayBlocks, unpacking_notes
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.hdf5 import Hdf5
 from ups_scale.data.layouts.storage import check_storage, check_written
@@ -79,13 +79,18 @@ class Contents:
 
             def read(field: int, trajectory: int, frames: range) -> np.ndarray:
                 entry = self.stored[field]
-                lead = [letter for letter, there in (("n", entry.sample), ("t", entry.time)) if there]
-                axes = (*lead, *(None for there in entry.dims if there))
+                axes = _axes(entry)[: -len(entry.component) or None]
                 values = arrays.read(entry.array, axes, trajectory, frames, entry.component)
                 space = [size if there else 1 for size, there in zip(self.grid, entry.dims, strict=True)]
                 return np.broadcast_to(values.reshape(-1, *space), (len(frames), *self.grid))
 
             yield read
+
+
+def _axes(entry: Stored) -> tuple[str | None, ...]:
+    """Of its array, as in `Blocks`: components are read whole."""
+    lead = [letter for letter, there in (("n", entry.sample), ("t", entry.time)) if there]
+    return (*lead, *(None for there in entry.dims if there), *(None for _ in entry.component))
 
 
 def missing_parts(path: Path, file: h5py.File) -> list[str]:
@@ -148,6 +153,9 @@ def inspect_the_well(path: Path, family: str | None = None, parameters: Mapping[
             found.problems.append(f"{path}: no field varies in time, so that there is nothing to predict")
         licence = hdf5_attribute(path, file, "license") or hdf5_attribute(path, file, "licence")
         found.raise_all()
+        container = Hdf5(path, file, matlab=False)
+        chunk_bytes = max(container.array(entry.array).chunk_bytes for _, entry in fields)
+        slow = unpacking_notes(container, {entry.array: _axes(entry) for _, entry in fields}, len(fields))
     stated = parameters or {}
     splits, dealt, split_note = _splits(path, axes)
     unknown = np.full(axes.num, np.nan)
@@ -169,7 +177,9 @@ def inspect_the_well(path: Path, family: str | None = None, parameters: Mapping[
         contents=Contents(path, tuple(entry for _, entry in fields), axes.grid),
         licence=None if licence is None else text_of(licence),
         split_note=split_note,
-        notes=tuple(
+        chunk_bytes=chunk_bytes,
+        notes=slow
+        + tuple(
             f"{key} is {stated[key]:g}, as --parameter says; the file says {values[key].flat[0]:g}" for key in replaced
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -48,23 +49,29 @@ class Unpacked:
             DataError: the disk of temporary files has no room for it.
         """
         if name not in self._files:
-            self._check_room(name, num_values(shape) * dtype.itemsize)
+            num_bytes = num_values(shape) * dtype.itemsize
+            if num_bytes * (1 + SPARE) > shutil.disk_usage(tempfile.gettempdir()).free:
+                raise self._no_room(name, num_bytes)
             with ExitStack() as stack:
                 file = stack.enter_context(tempfile.TemporaryFile())
-                unpack(file)
-                file.flush()
+                try:
+                    unpack(file)
+                    file.flush()
+                except OSError as error:
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise self._no_room(name, num_bytes) from None
+                    raise
                 self._files[name] = file
                 self._open.push(stack.pop_all())
         # Mapped for each slab anew, so that its pages don't count as this process' memory after it.
         mapped = np.memmap(self._files[name], dtype, "r", 0, shape, order)
         return np.array(mapped[slab])
 
-    def _check_room(self, name: str, num_bytes: int) -> None:
+    def _no_room(self, name: str, num_bytes: int) -> DataError:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-        if num_bytes * (1 + SPARE) > free:
-            raise DataError(
-                f"{self._path}: {name} takes {num_bytes / 2**30:.1f} GiB when it is unpacked, and {folder} has "
-                f"{free / 2**30:.1f} GiB free; free some space, set TMPDIR to another folder, or write the array "
-                "uncompressed (np.savez), or as HDF5, Zarr or MATLAB v7.3"
-            )
+        return DataError(
+            f"{self._path}: {name} takes {num_bytes / 2**30:.1f} GiB when it is unpacked, and {folder} has "
+            f"{free / 2**30:.1f} GiB free; free some space, set TMPDIR to another folder, or write the array "
+            "uncompressed (np.savez), or as HDF5, Zarr or MATLAB v7.3"
+        )

@@ -7,8 +7,9 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from ups_scale.data.layouts.attributes import decoded, described
 from ups_scale.data.layouts.containers import (
-    MAX_ARRAY_BYTES,
+    MAX_CHUNK_BYTES,
     Array,
     Slab,
     is_real,
@@ -99,7 +100,12 @@ class Zarr:
             fill = node.metadata.fill_value
             if fill is not None and fill != 0 and not np.isnan(fill):  # where xarray has a _FillValue
                 attributes["_FillValue"] = fill
-        return described(name, tuple(node.shape), dtype, chunks, attributes)
+        dims = getattr(node.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
+        if not isinstance(dims, list | tuple) or len(dims) != len(node.shape):
+            dims = ()
+        folder = name.rpartition("/")[0]  # dimensions are named as the arrays beside them
+        named = tuple(f"{folder}/{dim}" if folder and dim else dim for dim in dims)
+        return replace(described(name, tuple(node.shape), dtype, chunks, attributes), dims=named)
 
     def read(self, name: str, slab: Slab) -> np.ndarray:
         self.array(name)
@@ -119,8 +125,8 @@ class Zarr:
             what = "shards" if getattr(node, "shards", None) else "chunks"
             stored = getattr(node, "shards", None) or node.chunks
             # By what there is: a damaged store may state more chunks than anybody can count.
-            number = num_values([-(-size // chunk) for size, chunk in zip(node.shape, stored, strict=True)])
-            there = self._num_chunks(name)
+            grid = [-(-size // chunk) for size, chunk in zip(node.shape, stored, strict=True)]
+            number, there = num_values(grid), self._num_chunks(name, grid)
         if there >= number or (fill is not None and value == fill):
             return None
         if value is None:
@@ -133,14 +139,16 @@ class Zarr:
             f"of {what} that hold nothing else; if the store was copied, compare it with the original"
         )
 
-    def _num_chunks(self, name: str) -> int:
-        """How many files of chunks an array has."""
+    def _num_chunks(self, name: str, grid: Sequence[int]) -> int:
+        """How many of the chunks of an array, `grid` of them along its axes, have a file."""
         folder, number = self.path / name, 0
         for base, _, files in os.walk(folder):
             for file in files:
                 path = Path(base, file)
-                if CHUNK_KEY.fullmatch(path.relative_to(folder).as_posix()):
-                    number += 1
+                key = path.relative_to(folder).as_posix()
+                if CHUNK_KEY.fullmatch(key):
+                    place = [int(part) for part in re.findall("[0-9]+", key)]
+                    number += len(place) == len(grid) and all(at < size for at, size in zip(place, grid, strict=True))
                     if path.stat().st_size == 0:
                         raise DataError(f"{path}: an empty file, and no chunk is; copy the store again")
         return number
@@ -160,7 +168,7 @@ class Zarr:
                 head = data.read(BLOSC_HEADER.size)
                 found = data.seek(0, 2) - trailer
             num_bytes, stated = BLOSC_HEADER.unpack(head)
-            if stated != found or num_bytes > MAX_ARRAY_BYTES:
+            if stated != found or num_bytes > MAX_CHUNK_BYTES:
                 raise ValueError(f"chunk {key} states {stated:,} bytes of {num_bytes:,}, and has {found:,}")
 
 
@@ -192,7 +200,7 @@ def _refusal(node: Any) -> str | None:
     if getattr(node, "shards", None) and "blosc" in _codecs(node.metadata.to_dict()):
         return "sharded with blosc inside, which numcodecs reads without looking at its bounds (write it with zstd)"
     for chunk in (node.chunks, getattr(node, "shards", None)):
-        if chunk and num_values(chunk) * np.dtype(node.dtype).itemsize > MAX_ARRAY_BYTES:
+        if chunk and num_values(chunk) * np.dtype(node.dtype).itemsize > MAX_CHUNK_BYTES:
             return f"stored in chunks of {tuple(chunk)}, too large for memory"
     return None
 

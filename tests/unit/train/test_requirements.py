@@ -1,0 +1,118 @@
+"""What a recipe asks of a data set, by family; entries without a train split are for evaluation."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mixed_shards
+import pytest
+
+from ups_scale.data.manifest import Manifest, load_manifest
+from ups_scale.recipe import load
+from ups_scale.train.requirements import known_specs, unmet
+
+DEMO = Path(__file__).parents[3] / "recipes" / "demo.json"
+RECIPE = load(DEMO, ["evaluate.every_steps=0"])  # patches of 4
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[..., Manifest]:
+    """The waves and steady problems of `mixed_shards`, whose grids patches of 4 cut, changed by a function of the
+    manifest's families."""
+    mixed_shards.write(tmp_path)
+    written = json.loads((tmp_path / "manifest.json").read_text())
+    del written["families"]["ocean_2d"]
+
+    def make(edit: Callable[[dict[str, Any]], object] = lambda families: None) -> Manifest:
+        content = copy.deepcopy(written)
+        edit(content["families"])
+        (tmp_path / "manifest.json").write_text(json.dumps(content))
+        return load_manifest(tmp_path)
+
+    return make
+
+
+def with_test_at(families: dict[str, Any], name: str, size: int) -> None:
+    """A further entry of waves, on a grid of `size` points, to be tested on only."""
+    waves = families["waves_1d"]
+    test = [
+        shard | {"file": shard["file"].replace("waves_1d-valid", f"{name}-test")} for shard in waves["splits"]["valid"]
+    ]
+    families[name] = waves | {"grid": [size], "splits": {"test": test}, "num_frames": {"test": 5}}
+
+
+def test_the_model_knows_what_is_trained_on_and_of_the_rest_what_it_can_take(data: Callable[..., Manifest]) -> None:
+    def edit(families: dict[str, Any]) -> None:
+        with_test_at(families, "odd_1d", 37)
+        with_test_at(families, "fine_1d", 32)
+
+    manifest = data(edit)
+    specs, notes = known_specs(RECIPE, manifest)
+    assert [spec.name for spec in specs] == ["waves_1d", "darcy_2d", "fine_1d"]
+    assert specs == [manifest.families[spec.name].spec for spec in specs]
+    (note,) = notes
+    assert note.startswith("odd_1d, which has no train split, is unknown to the model: a grid of 37 points can't be cut")
+    assert unmet(RECIPE, manifest, 1) == [], "what is not trained on asks nothing"
+
+
+def test_what_is_trained_on_is_never_left_out(data: Callable[..., Manifest]) -> None:
+    manifest = data(lambda families: families["waves_1d"].update(grid=[37]))
+    specs, notes = known_specs(RECIPE, manifest)
+    assert ([spec.name for spec in specs], notes) == (["waves_1d", "darcy_2d"], [])
+    (problem,) = unmet(RECIPE, manifest, 1)
+    assert problem.startswith("family waves_1d: a grid of 37 points can't be cut in patches of 4 along axis 0")
+
+
+def test_sound_data_is_enough_with_and_without_validation(data: Callable[..., Manifest]) -> None:
+    assert known_specs(RECIPE, data())[1] == []
+    assert unmet(RECIPE, data(), 2) == []
+    assert unmet(load(DEMO, ["evaluate.every_steps=250", "evaluate.horizons=[4]"]), data(), 2) == []
+
+
+def test_a_train_split_is_needed_and_a_valid_one_to_validate_on(data: Callable[..., Manifest]) -> None:
+    def untrained(families: dict[str, Any]) -> None:
+        for family in families.values():
+            del family["splits"]["train"], family["num_frames"]["train"]
+
+    manifest = data(untrained)
+    assert unmet(RECIPE, manifest, 1) == [
+        f"{manifest.path}: no family has a train split; give tools/shard.py training data too"
+    ]
+
+    def unvalidated(families: dict[str, Any]) -> None:
+        with_test_at(families, "fine_1d", 32)
+        del families["waves_1d"]["splits"]["valid"], families["waves_1d"]["num_frames"]["valid"]
+
+    manifest = data(unvalidated)
+    assert unmet(RECIPE, manifest, 1) == []
+    (problem,) = unmet(load(DEMO, ["evaluate.every_steps=250", "evaluate.horizons=[4]"]), manifest, 1)
+    assert problem == (
+        "family waves_1d has no valid split, though evaluate.every_steps 250 asks for validation during training; it "
+        "has train. Convert one too, or set it to 0"
+    )
+
+
+def test_horizons_ask_for_frames_but_not_of_steady_families(data: Callable[..., Manifest]) -> None:
+    (problem,) = unmet(load(DEMO, ["evaluate.every_steps=0", "curriculum.horizons=[1,8]"]), data(), 1)
+    assert problem.startswith("curriculum.horizons: ")
+    assert '"waves_1d", which has 6 frames' in problem
+    assert unmet(load(DEMO, ["evaluate.every_steps=0", "curriculum.horizons=[1,5]"]), data(), 1) == []
+
+
+def test_each_horizon_leaves_every_rank_a_window(data: Callable[..., Manifest]) -> None:
+    """4096 tokens, 4 to a frame of each family: at horizon 2 half the windows, of steady ones as many as ever."""
+    recipe = load(
+        DEMO, ["evaluate.every_steps=0", "curriculum.horizons=[1,2]", "data.draws_per_step=1", "model.patch_size=4"]
+    )
+    found = {world: [line.split(":")[0] for line in unmet(recipe, data(), world)] for world in (1, 4096)}
+    assert found[1] == []
+    told = "\n".join(unmet(recipe, data(), 4096))
+    for family, horizons in (("waves_1d", (1, 2)), ("darcy_2d", (1,))):
+        for horizon in (1, 2):
+            pattern = f"a draw of {family} "
+            lines = [line for line in told.splitlines() if pattern in line and f"at horizon {horizon}," in line]
+            assert len(lines) == (horizon in horizons), told
