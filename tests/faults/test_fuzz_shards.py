@@ -1,9 +1,9 @@
 """Damaged and hostile shards, indices and manifests: a typed error or exactly the right sample, never anything else.
 
 Every case changes some files of a small data set (`mixed_shards`), reads all windows of the families concerned with
-`strict` readers and others, and for some of the cases every byte with `inspect` and `scan`. Seals are checksums: a
-resealed case has the right ones all the way up to the manifest, as somebody with bad intentions would make it, so that
-only the values themselves can give it away.
+`strict` readers and others, and every byte with `inspect` and `scan`. Seals are checksums: a resealed case has the
+right ones all the way up to the manifest, as somebody with bad intentions would make it, so that only the values
+themselves can give it away.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from ups_scale.data.validate import inspect
 from ups_scale.errors import UserError
 
 CASES = 1200
-SCAN_EVERY = 4
+SCAN_EVERY = 1
 LIMIT_S = 5
 ABSURD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.5, -1.0, 1e308),
     *(float("nan"), float("inf"), "", "x", "../x", "1e999", "\0", [], [[]], {}, {"a": 1}),
     *([None], [-1], [0], [2**62], [2**62, 2**62], ["u"]),
 )
+SIZES = (0, 1, 2, 5, 10**6, 10**9, 10**13, 2**31, 2**61, 2**62 - 1, 2**62, 2**63, -1)
 TRAVERSAL = ("../../marker", "/tmp/marker", "a/../../marker", "./x", "..", "", "con\0x", "\n", "x" * 99, "-rf", "é")
 KINDS = b"0\x001234567xgLKSDMVXA"
 
@@ -133,6 +134,11 @@ class Whole:
             for field, values in zip(family.fields, family.values[split], strict=True)
         ]
         return np.stack(u, axis=1).astype(np.float32), np.diff(family.times[split][row][frames])
+
+    def parameters(self, key: str) -> np.ndarray:
+        """(P,) float32."""
+        name, split, row = self.rows[key]
+        return self.families[name].parameters[split][row].astype(np.float32)
 
 
 # What is done to the bytes of a file
@@ -373,6 +379,51 @@ def not_finite(rng: random.Random, whole: Whole) -> Case:
     return whole.resealed(tar, bytes(raw), replace(index, checksums_nct=checksums))
 
 
+def sizes(rng: random.Random, whole: Whole) -> Case:
+    """Sizes no file has, in manifest, header and entry alike: grid, frames, bytes of shards, offsets at once."""
+    content = whole.manifest()
+    name = rng.choice(sorted(content["families"]))
+    entry = content["families"][name]
+    changed = [what for what in ("grid", "num_frames", "bytes", "offsets") if rng.random() < 0.5] or ["grid"]
+    grid, frames, stored, offset = entry["grid"], {}, None, None
+    if "grid" in changed:
+        grid = [rng.choice(SIZES) if rng.random() < 0.5 else size for size in grid]
+    if "num_frames" in changed:
+        frames = {split: rng.choice(SIZES) for split in entry["num_frames"]}
+    if "bytes" in changed:
+        stored = rng.choice(SIZES)
+    if "offsets" in changed:
+        offset = rng.choice(SIZES) % 2**64
+    entry |= {"grid": grid, "num_frames": entry["num_frames"] | frames}
+    files: dict[str, Any] = {}
+    for split, shards in entry["splits"].items():
+        num_frames = frames.get(split, entry["num_frames"][split])
+        for shard in shards:
+            index = whole.index(shard["file"])
+            size = index.header.shard_bytes if stored is None else stored
+            header = replace(index.header, grid=tuple(grid), num_frames=num_frames, shard_bytes=size)
+            index = replace(index, header=header)
+            if offset is not None:
+                index = replace(index, offsets_nc=np.full_like(index.offsets_nc, offset))
+            if split in frames and 0 <= num_frames <= 5:  # the arrays too are as long as that
+                written = index.times_nt.shape[1]
+                later = index.times_nt[:, -1:] + 0.1 * np.arange(1, max(1, num_frames - written + 1))
+                times = np.concatenate([index.times_nt, later], axis=1)[:, :num_frames]
+                checksums = index.checksums_nct[:, :, np.arange(num_frames) % written]
+                index = replace(index, checksums_nct=checksums, times_nt=times)
+            raw = index.to_bytes()
+            files[f"{shard['file']}.idx"] = raw
+            shard |= {"bytes": size, "index_sha256": sha256(raw).hexdigest()}
+            if stored is not None and 0 <= size <= 10**6:  # and so is the file
+                tar = whole.files[shard["file"]][:size].ljust(size, b"\0")
+                files[shard["file"]] = tar
+                shard["sha256"] = sha256(tar).hexdigest()
+    files["manifest.json"] = json.dumps(content).encode()
+    same = all(raw == whole.files[file] for file, raw in files.items() if not file.endswith(".json"))
+    padded = changed == ["bytes"] and stored == 10**6  # zeros after the end of a tar are no harm
+    return Case(files, caught=not (same or padded))
+
+
 # The manifest
 
 
@@ -452,6 +503,7 @@ KIND: dict[Callable[[random.Random, Whole], Case], int] = {
     index_header: 8,
     index_arrays: 6,
     not_finite: 4,
+    sizes: 6,
     manifest_value: 9,
     manifest_kind: 4,
     manifest_text: 1,
@@ -532,6 +584,10 @@ def read_window(
     else:
         assert np.array_equal(batch.mask_btcx[0].numpy(), there), "another mask than was written"
     np.testing.assert_allclose(batch.dt_bt[0].numpy(), dt_t.astype(np.float32), rtol=1e-6)
+    assert batch.keys == (key,), "another key than was written"
+    assert batch.parameters_bp[0].numpy().tobytes() == whole.parameters(key).tobytes(), (
+        "other parameters than were written"
+    )
     read["right"] += 1
 
 

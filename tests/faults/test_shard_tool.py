@@ -236,6 +236,7 @@ def test_lines_of_progress_only_where_somebody_reads_them(tmp_path, source):
 
 def test_inputs_of_different_layouts_in_one_call(tmp_path):
     many, own = tmp_path / "many.npz", tmp_path / "own.hdf5"
+    (tmp_path / "x").mkdir()
     np.savez(many, u=waves(10, 1, 4, (8,), 0)[:, 0], k=np.ones(1))
     write_arrays(own, ("tensor",), waves(10, 1, 4, (8,), 1), {}, {"family": "advection_1d"})
     mapping = tmp_path / "many.json"
@@ -255,6 +256,7 @@ def test_inputs_of_different_layouts_in_one_call(tmp_path):
     result = shard(many, own, "--layout", f"many.npz={mapping}", "--out", out)
     assert result.returncode == 0, result.stderr
     assert sorted(load_manifest(out).families) == ["advection_1d", "mine"]
+    assert shard(tmp_path / "x/../many.npz", "--layout", f"{tmp_path.name}={mapping}", "--out", out).returncode == 0
     for given, message in (
         (["--layout", f"few.npz={mapping}"], "no input is called few.npz"),
         (["--layout", "pdebench", "--layout", str(mapping)], "which of them for which input? Write --layout INPUT="),

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +202,38 @@ def test_a_shard_that_can_be_opened_a_moment_later_is_not_lost(own, monkeypatch,
             window(reader, 0, range(1))
     else:
         np.testing.assert_array_equal(window(reader, 0, range(1)), U_CNT[:, 0, :1])
+
+
+def test_an_open_file_that_went_stale_is_opened_anew(own, monkeypatch):
+    reader = open_reader(own)
+    window(reader, 0, range(1))
+    stale = reader_module._open_shard(reader._shards[0].path, reader._shards[0].identity).descriptor
+    original = os.preadv
+
+    def fail(descriptor, *rest):
+        if descriptor == stale:
+            raise OSError(116, "Stale file handle")
+        return original(descriptor, *rest)
+
+    # Held, so that its number is not given to the one that is opened in its place.
+    held = reader_module._open_shard(reader._shards[0].path, reader._shards[0].identity)
+    monkeypatch.setattr(os, "preadv", fail)
+    np.testing.assert_array_equal(window(reader, 0, range(3, 6)), U_CNT[:, 0, 3:6])
+    assert held.descriptor == stale
+
+
+def test_an_index_that_can_be_read_a_moment_later_is_not_lost(own, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    original, left = Path.read_bytes, [2]
+
+    def fail(self):
+        if self.suffix == ".idx" and left[0]:
+            left[0] -= 1
+            raise OSError(116, "Stale file handle")
+        return original(self)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert open_reader(own, strict=False).broken_shards == {}
 
 
 def test_no_file_left_to_open_is_no_damage(own, monkeypatch):

@@ -152,6 +152,15 @@ def test_what_float16_takes_is_measured(monkeypatch, tmp_path, capsys, scale, sh
     assert re.search(said, errors) if said else "float16" not in errors
 
 
+def test_of_a_steady_solution_float16_takes_a_part_of_what_varies(monkeypatch, tmp_path):
+    u = 300 + 0.5 * waves(4, 1, 1, (8, 6), 0)[:, 0]
+    both = np.concatenate([np.zeros_like(u), u], axis=1)
+    arrays = {"k": u[:, :1] - 300, "u": both}
+    source = array_source(tmp_path / "a.npz", arrays, static=("k",), steady=True)
+    with pytest.raises(DataError, match=r"field u: float16 rounds it by .*; use --dtype float32"):
+        convert_sources(monkeypatch, [source], tmp_path / "out", dtype="float16")
+
+
 def test_what_is_too_large_for_float16_is_not_finite(monkeypatch, tmp_path):
     u = waves(3, 1, 4, (6,), 0)[:, 0]
     u[1, 2, 3] = 70_000
@@ -251,9 +260,14 @@ class Counted(Arrays):
 
     failing: Path
     said: list = dataclasses.field(default_factory=list, compare=False)
+    held: list = dataclasses.field(default_factory=list, compare=False)
+
+    def open(self):
+        self.held.append(self._open())  # so that it is closed by whoever opened it, and not by chance
+        return self.held[-1]
 
     @contextmanager
-    def open(self):
+    def _open(self):
         self.said.append("open")
         with super().open() as read:
 

@@ -425,9 +425,7 @@ def test_few_trajectories_in_many_inputs_are_dealt_together(monkeypatch, tmp_pat
     dealt = Dealt(0)
     u = waves(20, 1, 3, (8,), 0)[:, 0]
     sources = [
-        array_source(
-            tmp_path / f"{n}.npz", {"u": u[4 * n : 4 * n + 4]}, dealt=dealt, splits=split_by_seed(4, 3, dealt)
-        )
+        array_source(tmp_path / f"{n}.npz", {"u": u[4 * n : 4 * n + 4]}, dealt=dealt, splits=split_by_seed(4, 3, dealt))
         for n in range(5)
     ]
     data = convert_sources(monkeypatch, sources, tmp_path / "out").families["mine"]
@@ -493,6 +491,19 @@ def test_many_trajectories_left_out_are_counted_and_twenty_named(monkeypatch, tm
 def test_workers_are_as_many_as_memory_allows(tmp_path, grid, num_cores, expected):
     source = array_source(tmp_path / "a.npz", {"u": np.zeros((1, 2, 4))})
     assert shards.num_workers([dataclasses.replace(source, grid=grid)], num_cores) == expected
+
+
+def test_chunks_that_are_unpacked_whole_count_as_memory(tmp_path):
+    source = array_source(tmp_path / "a.npz", {"u": np.zeros((1, 2, 4))})
+    workers = [shards.num_workers([dataclasses.replace(source, chunk_bytes=n * 2**20)], 64) for n in (1, 100, 400)]
+    assert workers == [4, 2, 1]
+
+
+def test_a_field_without_any_value_is_told(monkeypatch, tmp_path, capsys):
+    u = waves(2, 1, 3, (6,), 0)[:, 0]
+    source = array_source(tmp_path / "a.npz", {"u": u, "v": np.full_like(u, np.nan)}, masked=True)
+    convert_sources(monkeypatch, [source], tmp_path / "out")
+    assert "warning: mine, field v: no point of the training split has a value" in capsys.readouterr().err
 
 
 def test_all_training_data_left_out(monkeypatch, tmp_path):

@@ -256,6 +256,13 @@ def test_every_damaged_frame_is_found_and_no_other(folder):
         assert result.damaged[family, split] == len(keys)
 
 
+def test_a_shard_of_another_size_counts_whole_as_training_takes_none_of_it(folder):
+    name = "waves_1d-train-00000.tar"
+    os.truncate(folder / name, (folder / name).stat().st_size - 512)  # of the end's padding
+    result = scan(load_manifest(folder))
+    assert result.damaged == {("waves_1d", "train"): 2}
+
+
 def test_a_shard_that_ends_early(folder):
     name = "waves_1d-train-00000.tar"
     index = read_index(folder / f"{name}.idx")

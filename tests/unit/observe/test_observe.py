@@ -86,3 +86,11 @@ def test_the_picture_shows_the_error(grid: tuple[int, ...]) -> None:
     assert np.array_equal(same[:third], other[:third])
     assert not np.array_equal(same[2 * third :], other[2 * third :])
     assert comparison(torch.full_like(truth, math.nan), truth).shape == same.shape
+
+
+def test_draws_are_planned_of_what_is_trained_on() -> None:
+    recipe = load(RECIPES / "demo.json")
+    every, some = budget(recipe, SPECS, 4), budget(recipe, SPECS, 4, SPECS[:1])
+    assert list(some["families"]) == [SPECS[0].name]
+    assert set(every["families"]) == {spec.name for spec in SPECS}
+    assert some["parameters"] == every["parameters"]

@@ -55,7 +55,7 @@ def test_a_microstep_shows_the_masks_of_the_given_frames_and_counts_what_can_be_
 @pytest.fixture(scope="module")
 def step() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """The loss of a microstep with noise, what the model is shown, and the masks it is shown."""
-    model = make(trained=True, specs=[FORCED], context_frames=2).eval()
+    models = {trained: make(trained=trained, specs=[FORCED], context_frames=2).eval() for trained in (True, False)}
     recipe = SimpleNamespace(
         run=SimpleNamespace(seed=3),
         model=SimpleNamespace(context_frames=2),
@@ -64,15 +64,17 @@ def step() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     )
 
     def run(
-        batch: FieldBatch, rank: int = 0, weight: float = 0.5, **place: int
+        batch: FieldBatch, rank: int = 0, weight: float = 0.5, trained: bool = True, **place: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        told = []
+        told, model = [], models[trained]
 
         def forward(*given, mask_btcx):
             told.append((given[0], mask_btcx))
             return model(*given, mask_btcx=mask_btcx)
 
-        micro = MicroBatch(batch, weight, 2, state=PlanState(0, {}), quarantined=(), **{"step": 0, "microstep": 0} | place)
+        micro = MicroBatch(
+            batch, weight, 2, state=PlanState(0, {}), quarantined=(), **{"step": 0, "microstep": 0} | place
+        )
         engine = SimpleNamespace(module=model, forward=forward)
         with torch.no_grad():
             loss = microstep_loss(engine, recipe, micro, Ranks(rank, 2, 0, torch.device("cpu"), None))
@@ -109,9 +111,16 @@ def test_noise_is_put_on_what_the_model_predicts_and_on_nothing_else(step: Calla
 def test_what_stands_at_points_without_a_value_changes_no_bit(step: Callable[..., tuple]) -> None:
     batch = noisy_batch()
     loss, shown, mask = step(batch)
+    untrained, *_ = step(batch, trained=False)
     for filled in (0.0, -7.0, 1e4):
-        again, shown_again, _ = step(replace(batch, u_btcx=torch.where(batch.mask_btcx, batch.u_btcx, filled)))
+        u = torch.where(batch.mask_btcx, batch.u_btcx, filled)
+        later = torch.cat([batch.u_btcx[:, :2], u[:, 2:]], dim=1)
+        again, shown_again, _ = step(replace(batch, u_btcx=later))
         assert again == loss
+        assert torch.equal(shown_again, shown)
+        # Before that too; but a trained model sees around a point what is filled in there, as it always is.
+        again, shown_again, _ = step(replace(batch, u_btcx=u), trained=False)
+        assert again == untrained
         assert torch.equal(shown_again[mask], shown[mask])
         assert (shown_again[~mask] == filled).all()
 

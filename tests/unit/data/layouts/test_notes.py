@@ -8,10 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 from pdebench_files import numbers, write_arrays, write_incompressible
 from well_files import add_field, write_well
 
-from ups_scale.data.layouts import inspect
+from ups_scale.data.layouts import blocks, inspect
 from ups_scale.data.layouts.pdebench import inspect_pdebench
 from ups_scale.errors import DataError
 
@@ -152,3 +153,105 @@ def test_chunks_of_zarr_that_are_not_there(tmp_path):
     (path / "u" / ".zarray").write_text(json.dumps(described | {"fill_value": None}))
     with pytest.raises(DataError, match="1 of the 3 chunks of u are not there, and it has no fill value"):
         mapped(tmp_path, path)
+
+
+SQUARE = {
+    "fields": [{"name": "u", "unit": "K", "array": "u", "axes": ["t", "x", "y"]}],
+    "time": {"array": "when", "unit_s": 1},
+    "space": {"x": {"array": "lon"}, "y": {"array": "lat"}},
+    "boundaries": {"x": ["wall", "wall"], "y": ["wall", "wall"]},
+}
+
+
+def square_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["u"] = numbers(8, 6, 6)
+        for number, (name, size) in enumerate((("when", 8), ("lat", 6), ("lon", 6))):
+            file[name] = np.arange(float(size))
+            file[name].make_scale(name)
+            file["u"].dims[number].attach_scale(file[name])
+    return path
+
+
+def square_netcdf3(path):
+    with scipy.io.netcdf_file(path, "w") as file:
+        for name, size in (("when", 8), ("lat", 6), ("lon", 6)):
+            file.createDimension(name, size)
+            file.createVariable(name, "f8", (name,))[:] = np.arange(size)
+        file.createVariable("u", "f8", ("when", "lat", "lon"))[:] = numbers(8, 6, 6)
+    return path
+
+
+def square_zarr(path):
+    zarr = pytest.importorskip("zarr", reason="needs the package zarr")
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    for name, size in (("when", 8), ("lat", 6), ("lon", 6)):
+        group.create_array(name, data=np.arange(float(size)))
+    group.create_array("u", data=numbers(8, 6, 6), dimension_names=("when", "lat", "lon"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(square_hdf5, "a.hdf5"), (square_netcdf3, "a.nc"), (square_zarr, "a.zarr")]
+)
+def test_axes_that_the_file_names_otherwise_are_refused_also_on_a_square_grid(tmp_path, write, name):
+    path = write(tmp_path / name)
+    said = (
+        r"\[t, x, y\], but the file says that the axes of u .* are \[when, lat, lon\], which is \[t, y, x\]; write that"
+    )
+    with pytest.raises(DataError, match=said):
+        mapped(tmp_path, path, **SQUARE)
+    field = SQUARE["fields"][0] | {"axes": ["t", "y", "x"]}
+    assert mapped(tmp_path, path, **SQUARE | {"fields": [field]}).grid == (6, 6)
+
+
+def test_a_unit_that_the_file_says_otherwise(tmp_path):
+    path = square_hdf5(tmp_path / "a.hdf5")
+    fields = [SQUARE["fields"][0] | {"axes": ["t", "y", "x"]}]
+    with h5py.File(path, "a") as file:
+        file["u"].attrs["units"] = "degC"
+    assert mapped(tmp_path, path, **SQUARE | {"fields": fields}).notes == (
+        "u is in K by the mapping; the file says 'degC'",
+    )
+    with h5py.File(path, "a") as file:
+        file["u"].attrs["units"] = "K"
+    assert mapped(tmp_path, path, **SQUARE | {"fields": fields}).notes == ()
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("i2", 0.5), ("i2", 99_999), ("u1", -1)])
+def test_a_fill_that_no_number_of_the_array_is(tmp_path, dtype, fill):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:  # of which a half was never written
+        file.create_dataset("u", (12, 5, 8), dtype, chunks=(6, 5, 8))[:6] = 9
+    field = PLAIN["fields"][0] | {"fill": fill}
+    with pytest.raises(DataError, match=r"were ever written|which no number of the array u .* is"):
+        mapped(tmp_path, path, fields=[field], mask="fill")
+    with h5py.File(path, "a") as file:
+        file["u"][6:] = 1
+    with pytest.raises(DataError, match=r"fields\[0\].fill: found .*, which no number of the array u .* is"):
+        mapped(tmp_path, path, fields=[field], mask="fill")
+
+
+def test_a_range_that_may_be_of_unpacked_numbers(tmp_path):
+    path = write_arrays(tmp_path / "mine.hdf5", {"u": np.full((3, 4, 8), 1500, np.int16)})
+    with h5py.File(path, "a") as file:
+        file["u"].attrs.update(scale_factor=0.01, valid_range=np.array([-2.0, 40.0]))
+    field = PLAIN["fields"][0] | {"scale": 0.01}
+    with pytest.raises(DataError, match=r"may be of the stored numbers or of the unpacked ones"):
+        mapped(tmp_path, path, fields=[field])
+    assert mapped(tmp_path, path, fields=[field | {"valid": None}]).num_trajectories == 3
+
+
+def test_chunks_that_are_unpacked_again_and_again(tmp_path, monkeypatch):
+    u = numbers(40, 6, 32)
+    path = write_arrays(tmp_path / "1D_Advection_beta1.hdf5", {"tensor": u})
+    with h5py.File(path, "a") as file:
+        del file["tensor"]
+        file.create_dataset("tensor", data=u, chunks=(40, 1, 32), compression="gzip")
+    assert inspect(path, "pdebench").notes == ()
+    monkeypatch.setattr(blocks, "KEPT_BYTES", 4 * u[0].nbytes)  # of four trajectories
+    (note,) = inspect(path, "pdebench").notes
+    assert note.startswith(
+        "the chunks of tensor, 40x1x32, are unpacked about 10 times each, which is slow; in chunks of"
+    )
+    assert "h5repack -l tensor:CHUNK=1x1x32" in note
