@@ -181,6 +181,8 @@ def _end_with_parent() -> None:
 
 
 def _portable(error: Exception) -> Exception:
+    """The error, or one with its whole text if it can't travel between processes: pickling calls the error's own code,
+    which may raise anything."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -13,17 +13,15 @@ import numpy as np
 
 from ups_scale.data.layouts.attributes import ATTRIBUTES, described
 from ups_scale.data.layouts.containers import (
-    MAX_CHUNK_BYTES,
     Array,
     Slab,
     is_real,
     native,
     no_such_array,
-    num_values,
     runs,
 )
 from ups_scale.data.layouts.missing import same
-from ups_scale.data.layouts.storage import check_written
+from ups_scale.data.layouts.storage import check_written, not_unpacked
 from ups_scale.data.source import hdf5_attribute, hdf5_item, hdf5_names, hdf5_reads, open_hdf5, text_of
 from ups_scale.errors import DataError
 
@@ -106,14 +104,7 @@ class Hdf5:
                     return f"a {found} array"
             if not is_real(item.dtype):
                 return f"of type {item.dtype}"
-            plist = item.id.get_create_plist()
-            codes = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
-            missing = [code for code in codes if not h5py.h5z.filter_avail(code)]
-            if missing:
-                return f"compressed by HDF5 filter {missing[0]}, which isn't here (h5repack -f GZIP=4 makes it gzip)"
-            if item.chunks and num_values(item.chunks) * item.dtype.itemsize > MAX_CHUNK_BYTES:
-                return f"stored in chunks of {item.chunks}, too large for memory"
-        return None
+            return not_unpacked(item)
 
     def _described(self, name: str, dataset: h5py.Dataset) -> Array:
         with hdf5_reads(self.path, name):

@@ -392,10 +392,6 @@ class _Inspection:
                 parameters_np[:, column] = values
             elif entry["value"] is not None:
                 parameters_np[:, column] = entry["value"]
-            if np.isinf(parameters_np[:, column]).any():
-                raise DataError(
-                    f"{self.path}: parameter {name} is infinite; write a number, or NaN where it is unknown"
-                )
         return parameters_np
 
     def _splits(self, num: int, num_frames: int) -> tuple[Mapping[str, np.ndarray], Dealt | None]:

@@ -30,6 +30,15 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict | N
     return path
 
 
+def write_chunked(path: Path, u: np.ndarray, chunks: tuple[int, ...]) -> Path:
+    """As `write_arrays` of one array, `tensor`, compressed in these chunks."""
+    write_arrays(path, {"tensor": u})
+    with h5py.File(path, "a") as file:
+        del file["tensor"]
+        file.create_dataset("tensor", data=u, chunks=chunks, compression="gzip")
+    return path
+
+
 def write_groups(path: Path, u_ntxc: np.ndarray, config: dict | None = None, attributes: dict | None = None) -> Path:
     """A group per trajectory, `data` (T, *grid, C) compressed as PDEBench's."""
     with h5py.File(path, "w") as file:

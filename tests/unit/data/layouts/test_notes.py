@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from pdebench_files import numbers, write_arrays, write_incompressible
+from pdebench_files import numbers, write_arrays, write_chunked, write_incompressible
 from well_files import add_field, write_well
 
 from ups_scale.data.layouts import blocks, inspect
@@ -244,10 +244,7 @@ def test_a_range_that_may_be_of_unpacked_numbers(tmp_path):
 
 def test_chunks_that_are_unpacked_again_and_again(tmp_path, monkeypatch):
     u = numbers(40, 6, 32)
-    path = write_arrays(tmp_path / "1D_Advection_beta1.hdf5", {"tensor": u})
-    with h5py.File(path, "a") as file:
-        del file["tensor"]
-        file.create_dataset("tensor", data=u, chunks=(40, 1, 32), compression="gzip")
+    path = write_chunked(tmp_path / "1D_Advection_beta1.hdf5", u, (40, 1, 32))
     assert inspect(path, "pdebench").notes == ()
     monkeypatch.setattr(blocks, "KEPT_BYTES", 4 * u[0].nbytes)  # of four trajectories
     (note,) = inspect(path, "pdebench").notes

@@ -11,6 +11,7 @@ from pdebench_files import (
     numbers,
     read_whole,
     write_arrays,
+    write_chunked,
     write_darcy,
     write_groups,
     write_incompressible,
@@ -532,11 +533,7 @@ def test_only_the_asked_frames_are_read(tmp_path, monkeypatch):
 
 def test_chunks_of_many_trajectories_are_unpacked_once(tmp_path, monkeypatch):
     u_ntx = numbers(40, 12, 16)
-    path = write_arrays(tmp_path / "1D_Advection_beta1.hdf5", {"tensor": u_ntx})
-    with h5py.File(path, "a") as file:
-        del file["tensor"]
-        file.create_dataset("tensor", data=u_ntx, chunks=(20, 4, 16), compression="gzip")
-    source = inspect_pdebench(path)
+    source = inspect_pdebench(write_chunked(tmp_path / "1D_Advection_beta1.hdf5", u_ntx, (20, 4, 16)))
     asked = []
     original = h5py.Dataset.__getitem__
     monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, index: asked.append(index) or original(self, index))
