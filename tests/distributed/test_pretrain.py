@@ -89,8 +89,11 @@ def start(line: list[str]) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, timeout: float = 150) -> tuple[int, str]:
-    """(exit code, output); a run that hangs is killed with its ranks and fails the test."""
+def finish(process: subprocess.Popen, timeout: float = 600) -> tuple[int, str]:
+    """(exit code, output); a run that hangs is killed with its ranks and fails the test.
+
+    `timeout` tells a hang from a loaded machine, on which a run takes several times as long as on one at rest.
+    """
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -132,36 +135,39 @@ def ranks_of(folder: Path) -> list[int]:
     return [pid for _, pid in sorted(found) if b"launcher" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), pytest.param(3, "bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("stage", "precision", "steps"), [(1, "fp32", STEPS), pytest.param(3, "bf16", 20, marks=pytest.mark.slow)]
+)
 def test_resume_after_kill_9_of_a_rank_is_bitwise_the_uninterrupted_run(
-    shard_folder, tmp_path, stage, precision
+    shard_folder, tmp_path, stage, precision, steps
 ) -> None:
-    options = {"engine.zero_stage": stage, "engine.precision": precision}
+    options = {"engine.zero_stage": stage, "engine.precision": precision, "schedule.steps": steps}
+    options |= {"evaluate.every_steps": steps // 2, "curriculum.grow_every_steps": 3 * steps // 8}
     if stage == 3:  # wide enough that ZeRO-3 lets go of weights between uses
         options |= {"model.model_dim": 256, "engine.activation_checkpointing": "full"}
     run(command("deepspeed", shard_folder, tmp_path / "whole", **options))
     whole = the_run(tmp_path / "whole")
-    assert [line["step"] for line in training_lines(whole)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in training_lines(whole)] == list(range(1, steps + 1))
 
     process = start(command("deepspeed", shard_folder, tmp_path / "killed", **options))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         folders = list((tmp_path / "killed").glob("demo-*/metrics.jsonl"))
-        if folders and folders[0].read_text().count("\n") >= 18:
+        if folders and folders[0].read_text().count("\n") >= steps // 2 - 2:
             break
         time.sleep(0.02)
     killed = folders[0].parent
     os.kill(ranks_of(killed)[1], signal.SIGKILL)
     code, output = finish(process)
     assert code != 0
-    assert len(training_lines(killed)) < STEPS, "it was to die before its end"
+    assert len(training_lines(killed)) < steps, "it was to die before its end"
 
     output = run(command("deepspeed", shard_folder, tmp_path / "killed", **options))
     assert "resumed from" in output
     assert killed.name == whole.name
     assert training_lines(killed) == training_lines(whole)
     weights, expected = (
-        load_file(folder / f"checkpoints/step-{STEPS}/model/model.safetensors") for folder in (killed, whole)
+        load_file(folder / f"checkpoints/step-{steps}/model/model.safetensors") for folder in (killed, whole)
     )
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert not list((killed / "checkpoints").glob("*.tmp"))
@@ -360,7 +366,7 @@ STRICT = {"data.max_damaged_share": 0.1}
 def test_above_the_share_all_ranks_stop_with_the_list_and_go_on_when_it_is_repaired(own_shards, tmp_path) -> None:
     whole = flip(own_shards, [(row, frame) for row in range(4) for frame in range(12)])
     line = command("torchrun", own_shards, tmp_path, **{**DAMAGED, **STRICT})
-    code, output = finish(start(line), timeout=60)
+    code, output = finish(start(line))
     assert code != 0
     assert output.count("error: family advection_1d: ") == 1
     assert "of 12 train trajectories are damaged" in output

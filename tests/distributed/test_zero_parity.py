@@ -53,7 +53,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict:
         str(free_port()),
     ]
     command += [str(tests / "distributed" / "parity_worker.py"), str(out), *CASES]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     results = json.loads((out / "results.json").read_text())
     return {case: {**results[case], **torch.load(out / f"{case}.pt", weights_only=True)} for case in CASES}

@@ -55,7 +55,7 @@ from ups_scale.errors import DataError
 
 WORKER = Path(__file__).with_name("reading_worker.py")
 CASES = 1100
-LIMIT_S = 10
+LIMIT_S = 30
 ISOLATED_LIMIT_S = 3.0
 PER_WORKER = 150
 
