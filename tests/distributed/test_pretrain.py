@@ -22,6 +22,9 @@ from ups_scale.data.index import read_index
 from ups_scale.model.simulator import Simulator
 from ups_scale.train.run import lock
 
+# Three runs a test at most, each with `finish`'s limit for one that hangs.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 STEPS = 40

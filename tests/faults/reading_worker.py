@@ -1,10 +1,10 @@
 """Inspects and reads inputs one after another, told by lines of JSON: a process of its own, since the HDF5 library may
 crash or hang on a mutated file, and neither must end the tests.
 
-Reads `{"path": ..., "layout": ..., "family": ...}` from standard input; answers with a line `{"verdict": ..., "text":
-...}`: "refused" (a typed error), "read" (all of it, arrays of the stated shape) or "wrong" (anything else). What was
-read is told by `structure` (names and sizes), `axes` (digest of times, parameters and extents), `values` (digest of the
-fields, see `digest_of`) and `notes`.
+Says `ready` when it is; reads `{"path": ..., "layout": ..., "family": ...}` from standard input; answers with a line
+`{"verdict": ..., "text": ...}`: "refused" (a typed error), "read" (all of it, arrays of the stated shape) or "wrong"
+(anything else). What was read is told by `structure` (names and sizes), `axes` (digest of times, parameters and
+extents), `values` (digest of the fields, see `digest_of`) and `notes`.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     answers = sys.stdout
     sys.stdout = sys.stderr  # what a library prints is no answer
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(attempt(json.loads(line))), file=answers, flush=True)
 

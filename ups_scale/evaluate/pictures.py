@@ -40,6 +40,8 @@ STYLE = {
 }
 DPI = 132
 NUM_COLUMNS = 5
+FLATTEST = 0.2
+"""Height of a frame for its width; what is flatter is stretched, to be seen at all."""
 
 
 def growth(curves: Mapping[str, Mapping[str, Sequence[float | None]]], horizons: Sequence[int]) -> bytes:
@@ -157,8 +159,10 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
     truth_hx, pred_hx = truth_hx[shown], pred_hx[shown]
     scale, error = _scale(truth_hx), _error_scale(pred_hx - truth_hx)
     (x_low, x_high), (y_low, y_high) = spec.extents[:2]
-    cell = 1.85
-    height = min(2.5, max(0.9, cell * (y_high - y_low) / (x_high - x_low)))
+    cell = min(3.1, 9.25 / len(steps))
+    shape = (y_high - y_low) / (x_high - x_low)
+    stretch = max(1.0, FLATTEST / shape)
+    height = min(2.5, max(0.7, cell * shape * stretch))
     figure = Figure(figsize=(cell * len(steps) + 1.1, 3 * height + 0.5), layout="constrained")
     panels = figure.subplots(3, len(steps), squeeze=False)
     rows = (("truth", truth_hx, scale), ("prediction", pred_hx, scale), ("error", pred_hx - truth_hx, error))
@@ -168,7 +172,7 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
             image = axes.imshow(
                 np.ma.masked_invalid(frame).T,
                 extent=(x_low, x_high, y_low, y_high),
-                aspect="equal",
+                aspect=stretch,
                 origin="lower",
                 interpolation="nearest",
                 **shades,
@@ -176,7 +180,7 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
             axes.set_xticks([])
             axes.set_yticks([])
             if place == 0:
-                axes.set_title(f"step {step}")
+                axes.set_title(f"step {step}" + (f", y stretched {stretch:.1f} x" if stretch > 1 else ""))
         row[0].set_ylabel(title, fontsize=9.5)
         images.append(image)
     _colorbar(figure, images[0], [axes for row in panels[:2] for axes in row], _label(c, spec))

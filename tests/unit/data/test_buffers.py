@@ -90,7 +90,7 @@ def test_threads_never_share_memory():
 
     def take(number):
         rng, held = np.random.default_rng(number), []
-        start.wait(300)
+        start.wait(10)
         for turn in range(300):
             array = empty_windows(int(rng.integers(1, 4)), 3, 4, (8, 8))
             array[:] = mark = 1000 * number + turn

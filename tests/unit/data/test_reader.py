@@ -149,7 +149,7 @@ def test_threads_share_a_reader(folder, monkeypatch):
 
     def read_some(seed):
         rng = np.random.default_rng(seed)
-        start.wait(300)
+        start.wait(10)
         for _ in range(150):
             trajectory, first = int(rng.integers(NUM)), int(rng.integers(NUM_FRAMES - 4))
             frames = range(first, first + 4)

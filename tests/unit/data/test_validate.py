@@ -352,7 +352,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path):
 
 def run(*arguments):
     command = [sys.executable, str(TOOL), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_command_on_sound_data(folder):

@@ -174,3 +174,15 @@ def test_non_finite_figures_become_null():
 @pytest.mark.parametrize(("horizons", "shown"), [((1, 4, 16), [1, 4, 7, 10, 16]), ((1,), [1]), ((2,), [1, 2])])
 def test_pictures_show_the_horizons_and_steps_between(horizons, shown):
     assert pictures._columns(horizons, 16) == shown
+
+
+@pytest.mark.parametrize(("height", "stretch"), [(1.0, 1.0), (0.3, 1.0), (0.04, 5.0)])
+def test_frames_of_a_flat_domain_are_stretched_to_be_seen_and_say_so(height, stretch):
+    frames = np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 16, 4)
+    spec = FamilySpec("f", ("u",), ("1",), (), (16, 4), ((0.0, 1.0), (0.0, height)), (("wall",) * 2,) * 2, *NUMBERS)
+    figure = pictures._frames(frames, frames, (1, 2, 3), 0, spec)
+    figure.draw_without_rendering()
+    panel = figure.axes[0]
+    box = panel.get_window_extent()
+    assert box.height / box.width == pytest.approx(height * stretch, rel=0.02)
+    assert panel.get_title() == "step 1" + (", y stretched 5.0 x" if stretch > 1 else "")

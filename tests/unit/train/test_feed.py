@@ -42,7 +42,7 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     results, or what was raised, in rank order."""
 
     def run(work: Callable[[Ranks], Any], world_size: int = 2) -> list[Any]:
-        barrier = threading.Barrier(world_size, timeout=300)
+        barrier = threading.Barrier(world_size, timeout=20)
         told: list[Any] = [None] * world_size
 
         def gather(ranks: Ranks, value: Any) -> list[Any]:
