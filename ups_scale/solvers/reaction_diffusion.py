@@ -1,89 +1,135 @@
-"""A solver of PDEBench's 2D FitzHugh-Nagumo equations on [-1, 1]^2 with no flow through the edges.
+"""Reaction and diffusion of one or several species in 1 or 2 dimensions: PDEBench's FitzHugh-Nagumo and Fisher-KPP
+equations, and Gray and Scott's.
 
-Dimensions in names: b trajectory, c field (activator u, inhibitor v), x and y cells.
+Dimensions in names: b trajectory, c species, x every axis of the grid.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-LENGTH = 2.0
+Reaction = Callable[[Tensor, float], Tensor]
 
 
 def solve_reaction_diffusion(
-    state_bcxy: Tensor,
-    du_b: Tensor,
-    dv_b: Tensor,
-    k_b: Tensor,
+    state_bcx: Tensor,
+    diffusivity_bc: Tensor,
+    react: Reaction | None,
     *,
+    edges: str,
+    length: float,
     dt: float,
     num_frames: int,
     steps_per_frame: int,
     num_output: int,
-    react: bool = True,
 ) -> Tensor:
-    """Frames of (activator, inhibitor) averaged over blocks to `num_output`^2 cells: (B, T, 2, X, Y) float64.
+    """Frames averaged over blocks to `num_output` cells per axis: (B, T, C, *grid) float64.
 
-    u_t = du lap(u) + u - u^3 - k - v,  v_t = dv lap(v) + u - v (arXiv 2210.07182, appendix D.4, with no-flow edges).
-    Finite volumes on the input's grid: the five-point Laplacian with mirrored ghost cells, which the cosine transform
-    diagonalises, so that its flow over a step is exact and separable, E u E^T. The reaction takes one RK4 step, between
-    two half steps of diffusion (Strang splitting, order 2).
+    Finite volumes on the input's grid: the second difference with mirrored ("neumann") or periodic ghost cells, which
+    the cosine or Fourier transform diagonalises, so that its flow over a step is exact and separable. The reaction
+    takes one step between two half steps of diffusion (Strang splitting, order 2).
 
     Args:
-        state_bcxy: (B, 2, X, X) cell averages of u and v.
-        du_b, dv_b: (B,) diffusivities, length^2/s.
-        k_b: (B,) source of the activator.
+        state_bcx: (B, C, X) or (B, C, X, X) cell averages.
+        diffusivity_bc: (B, C) length^2/s.
+        react: maps a state and a step in s to the state after it without diffusion; None for diffusion alone.
+        edges: "neumann" (no flow) or "periodic".
+        length: of the domain's edge.
         dt: seconds between frames.
-        react: False leaves out the reaction.
     """
     step = dt / steps_per_frame
-    diffusivity_bc = torch.stack((du_b, dv_b), dim=1).double()
-    half_bcxx = _heat_flow(diffusivity_bc, step / 2, state_bcxy.shape[-1])
+    size = state_bcx.shape[-1]
+    half_bcxx = _heat_flow(diffusivity_bc.double(), step / 2, size, length, edges)
     full_bcxx = half_bcxx @ half_bcxx
-    source_bxy = k_b.double()[:, None, None]
-    block = state_bcxy.shape[-1] // num_output
+    block = size // num_output
+    two_axes = state_bcx.ndim == 4
 
     def diffuse(flow_bcxx: Tensor, state: Tensor) -> Tensor:
-        return flow_bcxx @ state @ flow_bcxx  # the flow is symmetric
+        # The flow is symmetric.
+        return flow_bcxx @ state @ flow_bcxx if two_axes else (flow_bcxx @ state[..., None])[..., 0]
 
     def output(state: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(state, block) if block > 1 else state
+        pool = torch.nn.functional.avg_pool2d if two_axes else torch.nn.functional.avg_pool1d
+        return pool(state, block) if block > 1 else state
 
-    state_bcxy = state_bcxy.double()
-    frames = [output(state_bcxy)]
+    state_bcx = state_bcx.double()
+    frames = [output(state_bcx)]
     for _ in range(num_frames - 1):
-        state_bcxy = diffuse(half_bcxx, state_bcxy)
+        state_bcx = diffuse(half_bcxx, state_bcx)
         for index in range(steps_per_frame):
             if react:
-                state_bcxy = _react(state_bcxy, source_bxy, step)
-            state_bcxy = diffuse(full_bcxx if index < steps_per_frame - 1 else half_bcxx, state_bcxy)
-        frames.append(output(state_bcxy))
+                state_bcx = react(state_bcx, step)
+            state_bcx = diffuse(full_bcxx if index < steps_per_frame - 1 else half_bcxx, state_bcx)
+        frames.append(output(state_bcx))
     return torch.stack(frames, dim=1)
 
 
-def _heat_flow(diffusivity_bc: Tensor, step: float, num_points: int) -> Tensor:
+def _heat_flow(diffusivity_bc: Tensor, step: float, num_points: int, length: float, edges: str) -> Tensor:
     """exp(step * diffusivity * second difference) along one axis: (B, C, X, X)."""
     mode = torch.arange(num_points, dtype=torch.float64, device=diffusivity_bc.device)
-    basis = torch.cos(math.pi * mode[:, None] * (mode + 0.5) / num_points) * math.sqrt(2 / num_points)
-    basis[0] /= math.sqrt(2)
-    eigenvalue = -((2 * num_points / LENGTH * torch.sin(math.pi * mode / (2 * num_points))) ** 2)
+    if edges == "neumann":
+        basis = torch.cos(math.pi * mode[:, None] * (mode + 0.5) / num_points) * math.sqrt(2 / num_points)
+        basis[0] /= math.sqrt(2)
+        angle = math.pi * mode / (2 * num_points)
+    elif edges == "periodic":
+        # Hartley's: real, symmetric, orthonormal; even circulant matrices are diagonal in it as in Fourier's.
+        turn = 2 * math.pi * mode[:, None] * mode / num_points
+        basis = (torch.cos(turn) + torch.sin(turn)) / math.sqrt(num_points)
+        angle = math.pi * mode / num_points
+    else:
+        raise ValueError(f"edges {edges!r}: neumann or periodic")
+    eigenvalue = -((2 * num_points / length * torch.sin(angle)) ** 2)
     decay_bcm = torch.exp(step * diffusivity_bc[..., None] * eigenvalue)
     return basis.T @ (decay_bcm[..., None] * basis)
 
 
-def _react(state_bcxy: Tensor, source_bxy: Tensor, step: float) -> Tensor:
-    """One RK4 step of u' = u - u^3 - k - v, v' = u - v in every cell."""
+def fitzhugh_nagumo(k_b: Tensor) -> Reaction:
+    """u' = u - u^3 - k - v, v' = u - v (arXiv 2210.07182, appendix D.4); `k_b`: (B,) source of the activator."""
 
     def rate(state: Tensor) -> Tensor:
-        u_bxy, v_bxy = state.unbind(1)
-        difference = u_bxy - v_bxy
-        return torch.stack((difference - u_bxy * u_bxy * u_bxy - source_bxy, difference), dim=1)
+        u, v = state.unbind(1)
+        source = k_b.double().view(-1, *(1 for _ in u.shape[1:]))
+        difference = u - v
+        return torch.stack((difference - u * u * u - source, difference), dim=1)
 
-    a = rate(state_bcxy)
-    b = rate(state_bcxy + (step / 2) * a)
-    c = rate(state_bcxy + (step / 2) * b)
-    d = rate(state_bcxy + step * c)
-    return state_bcxy + (step / 6) * (a + 2 * (b + c) + d)
+    return _runge_kutta(rate)
+
+
+def gray_scott(feed_b: Tensor, kill_b: Tensor) -> Reaction:
+    """u' = -u v^2 + feed (1 - u), v' = u v^2 - (feed + kill) v. Source: Pearson, Science 261 (1993) 189."""
+
+    def rate(state: Tensor) -> Tensor:
+        u, v = state.unbind(1)
+        shape = (-1, *(1 for _ in u.shape[1:]))
+        feed, kill = feed_b.double().view(shape), kill_b.double().view(shape)
+        eaten = u * v * v
+        return torch.stack((feed * (1 - u) - eaten, eaten - (feed + kill) * v), dim=1)
+
+    return _runge_kutta(rate)
+
+
+def logistic(rho_b: Tensor) -> Reaction:
+    """u' = rho u (1 - u), exactly; `rho_b`: (B,) 1/s (arXiv 2210.07182, appendix D.3)."""
+
+    def react(state: Tensor, step: float) -> Tensor:
+        growth = torch.exp(rho_b.double() * step).view(-1, *(1 for _ in state.shape[1:]))
+        return state * growth / (1 + state * (growth - 1))
+
+    return react
+
+
+def _runge_kutta(rate: Callable[[Tensor], Tensor]) -> Reaction:
+    """One step of order 4."""
+
+    def react(state: Tensor, step: float) -> Tensor:
+        a = rate(state)
+        b = rate(state + (step / 2) * a)
+        c = rate(state + (step / 2) * b)
+        d = rate(state + step * c)
+        return state + (step / 6) * (a + 2 * (b + c) + d)
+
+    return react

@@ -5,6 +5,7 @@ Change a number here, and raise GENERATOR_VERSION: files made before are then ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,11 +16,11 @@ from torch import Tensor
 from ups_scale.errors import DataError
 from ups_scale.physics.families import FAMILIES, Family, FamilySpec
 from ups_scale.solvers import initial
-from ups_scale.solvers.advection import solve_advection
-from ups_scale.solvers.burgers import solve_burgers
+from ups_scale.solvers.linear import solve_linear
 from ups_scale.solvers.navier_stokes import LENGTH as NAVIER_STOKES_LENGTH
 from ups_scale.solvers.navier_stokes import solve_navier_stokes
-from ups_scale.solvers.reaction_diffusion import solve_reaction_diffusion
+from ups_scale.solvers.reaction_diffusion import fitzhugh_nagumo, solve_reaction_diffusion
+from ups_scale.solvers.steepening import solve_steepening
 
 GENERATOR_VERSION = 2
 DEFAULT_FRAMES = 24
@@ -87,7 +88,10 @@ def draw_advection(rng: np.random.Generator) -> tuple[dict[str, float], np.ndarr
 
 
 def solve_advection_setup(u_bcx: Tensor, parameters: Parameters, num_frames: int) -> Tensor:
-    return solve_advection(u_bcx[:, 0], parameters["beta"], dt=ADVECTION_DT, num_frames=num_frames)[:, :, None]
+    beta_b = parameters["beta"]
+    return solve_linear(u_bcx[:, 0], beta_b[:, None], torch.zeros_like(beta_b), dt=ADVECTION_DT, num_frames=num_frames)[
+        :, :, None
+    ]
 
 
 BURGERS_DT = 0.03
@@ -104,7 +108,9 @@ def draw_burgers(rng: np.random.Generator) -> tuple[dict[str, float], np.ndarray
 
 
 def solve_burgers_setup(u_bcx: Tensor, parameters: Parameters, num_frames: int) -> Tensor:
-    u_btx = solve_burgers(u_bcx[:, 0], parameters["nu"], dt=BURGERS_DT, num_frames=num_frames, steps_per_frame=32)
+    u_btx = solve_steepening(
+        u_bcx[:, 0], diffusion_b=parameters["nu"] / math.pi, dt=BURGERS_DT, num_frames=num_frames, steps_per_frame=32
+    )
     return u_btx[:, :, None, :: BURGERS_INTERNAL // BURGERS_OUTPUT]
 
 
@@ -126,9 +132,10 @@ def draw_reaction_diffusion(rng: np.random.Generator) -> tuple[dict[str, float],
 def solve_reaction_diffusion_setup(state_bcxy: Tensor, parameters: Parameters, num_frames: int) -> Tensor:
     return solve_reaction_diffusion(
         state_bcxy,
-        parameters["du"],
-        parameters["dv"],
-        parameters["k"],
+        torch.stack((parameters["du"], parameters["dv"]), dim=1),
+        fitzhugh_nagumo(parameters["k"]),
+        edges="neumann",
+        length=2.0,
         dt=REACTION_DIFFUSION_DT,
         num_frames=num_frames,
         steps_per_frame=4,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ups_scale.solvers.initial import periodic_band, with_rms
-from ups_scale.solvers.navier_stokes import LENGTH, solve_navier_stokes
+from ups_scale.solvers.navier_stokes import LENGTH, solve_navier_stokes, solve_navier_stokes_3d
 from ups_scale.solvers.spectral import wavenumbers
 
 
@@ -101,3 +101,69 @@ def test_agrees_with_exponax():
         expected = -np.asarray(exponax.repeat(stepper, steps)(-start.numpy()))[0]  # its vorticity is u_y - v_x
     ours = solve_navier_stokes(start, torch.tensor([nu]), dt=t, num_frames=2, steps_per_frame=100, num_output=64)
     assert np.abs(ours[0, 1].numpy() - expected).max() < 1e-5
+
+
+def test_a_driven_flow_settles_where_drag_and_viscosity_balance_it():
+    nu, drag, size = 0.1, 0.05, 32
+    x = torch.arange(size, dtype=torch.float64) * (LENGTH / size)
+    force = torch.cos(2 * x).expand(1, size, size)
+    frames = solve_navier_stokes(
+        torch.zeros(1, size, size), torch.tensor([nu]), dt=1.0, num_frames=4, steps_per_frame=20, num_output=size,
+        drag_b=torch.tensor([drag]), forcing_bxy=force,
+    )  # fmt: skip
+    rate = 4 * nu + drag
+    for frame in range(4):
+        expected = force[0] * (1 - math.exp(-rate * frame)) / rate
+        torch.testing.assert_close(frames[0, frame], expected, rtol=0, atol=1e-6)
+
+
+def taylor_green(size):
+    """Taylor and Green's start, on [0, 2 pi)^3."""
+    x = torch.arange(size, dtype=torch.float64) * (LENGTH / size)
+    xx, yy, zz = torch.meshgrid(x, x, x, indexing="ij")
+    u = torch.sin(xx) * torch.cos(yy) * torch.cos(zz)
+    return torch.stack((u, -torch.cos(xx) * torch.sin(yy) * torch.cos(zz), torch.zeros_like(u)))[None]
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2])
+def test_in_three_dimensions_a_flat_vortex_decays_exactly_whichever_way_it_lies(turn):
+    size = 12
+    x = torch.arange(size, dtype=torch.float64) * (LENGTH / size)
+    xx, yy, zz = torch.meshgrid(x, x, x, indexing="ij")
+    flat = torch.stack((torch.cos(xx) * torch.sin(yy), -torch.sin(xx) * torch.cos(yy), torch.zeros_like(zz)))
+    start = flat.roll(turn, 0).permute(0, *(1 + (axis - turn) % 3 for axis in range(3)))[None]
+    frames = solve_navier_stokes_3d(
+        start, torch.tensor([0.05], dtype=torch.float64), dt=0.5, num_frames=3, steps_per_frame=10, num_output=size
+    )
+    for frame in range(3):
+        torch.testing.assert_close(frames[0, frame], start[0] * math.exp(-0.05 * frame), rtol=0, atol=1e-9)
+
+
+def test_three_dimensional_budgets_and_order():
+    start, axes = taylor_green(24), (-3, -2, -1)
+
+    def run(nu, steps, num_frames=2, dt=0.8, num_output=24):
+        return solve_navier_stokes_3d(
+            start, torch.tensor([nu]), dt=dt, num_frames=num_frames, steps_per_frame=steps, num_output=num_output
+        )[0]
+
+    energy = run(0.0, 40).square().sum(1).mean(axes) / 2
+    assert abs(energy[1] / energy[0] - 1) < 1e-8
+    # d/dt energy = - 2 nu enstrophy, from the curl of the frames
+    nu = 0.05
+    frames = run(nu, 4, num_frames=9, dt=0.1)
+    k = wavenumbers(24, LENGTH, half=False, device="cpu")
+    wave = torch.stack(torch.meshgrid(k, k, k, indexing="ij"))
+    spectrum = torch.fft.fftn(frames, dim=axes)
+    curl = torch.fft.ifftn(torch.linalg.cross(1j * wave.expand_as(spectrum), spectrum, dim=1), dim=axes).real
+    energy, enstrophy = (field.square().sum(1).mean(axes) / 2 for field in (frames, curl))
+    spent = torch.cumulative_trapezoid(2 * nu * enstrophy, dx=0.1)
+    torch.testing.assert_close(energy[0] - energy[1:], spent, rtol=2e-3, atol=0)
+    divergence = torch.fft.ifftn((1j * wave * spectrum).sum(1), dim=axes).real
+    assert divergence.abs().max() < 1e-12
+    assert enstrophy[-1] / energy[-1] > enstrophy[0] / energy[0], "vortices are stretched"
+
+    reference = run(0.02, 64)[1]
+    errors = [(run(0.02, steps)[1] - reference).abs().max().item() for steps in (4, 8)]
+    assert 3.6 < math.log2(errors[0] / errors[1]) < 4.4
+    torch.testing.assert_close(run(0.02, 4, num_output=12)[0], start[0][:, ::2, ::2, ::2], rtol=0, atol=1e-12)

@@ -1,4 +1,5 @@
-"""Burgers against Cole-Hopf by quadrature, its linear limit, its order in time, and (optionally) exponax."""
+"""Burgers against Cole-Hopf by quadrature, Korteweg-de Vries against its solitons, orders in time, and (optionally)
+exponax."""
 
 import math
 
@@ -6,8 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from ups_scale.solvers.burgers import solve_burgers
 from ups_scale.solvers.spectral import integrate
+from ups_scale.solvers.steepening import solve_steepening
+
+
+def solve_burgers(u, nu, **settings):
+    """With PDEBench's nu."""
+    return solve_steepening(u, diffusion_b=nu / math.pi, **settings)
 
 
 def cole_hopf(x, t, viscosity, mean):
@@ -89,3 +95,57 @@ def test_agrees_with_exponax():
         expected = np.asarray(exponax.repeat(stepper, steps)(start[None]))[0]
     ours = solve_burgers(torch.from_numpy(start)[None], torch.tensor([nu]), dt=t, num_frames=2, steps_per_frame=200)
     assert np.abs(ours[0, 1].numpy() - expected).max() < 1e-5
+
+
+def soliton(x, t, *, speed, start, length):
+    """Of u_t + 6 u u_x + u_xxx = 0, on a domain so long that its tails don't meet."""
+    distance = (x - start - speed * t + length / 2) % length - length / 2
+    return speed / 2 / np.cosh(math.sqrt(speed) / 2 * distance) ** 2
+
+
+def test_solitons_of_korteweg_and_de_vries_travel_unchanged_and_pass_through_each_other():
+    length, num_points = 60.0, 384
+    x = np.arange(num_points) * (length / num_points)
+    one = torch.from_numpy(soliton(x, 0, speed=2.0, start=20, length=length))[None]
+    frames = solve_steepening(
+        one, steepening=6, dispersion_b=-1, dt=2.0, num_frames=3, steps_per_frame=800, length=length
+    )
+    for frame in range(3):
+        expected = soliton(x, 2.0 * frame, speed=2.0, start=20, length=length)
+        assert np.abs(frames[0, frame].numpy() - expected).max() < 1e-7
+
+    # The faster one catches up, is thrown ahead and throws the other back, each by a known distance.
+    speeds, starts = (2.0, 0.8), (10.0, 22.0)
+    both = sum(soliton(x, 0, speed=c, start=s, length=length) for c, s in zip(speeds, starts, strict=True))
+    after = solve_steepening(
+        torch.from_numpy(both)[None], steepening=6, dispersion_b=-1, dt=24.0, num_frames=2, steps_per_frame=6000,
+        length=length,
+    )[0, 1].numpy()  # fmt: skip
+    roots = [math.sqrt(c) / 2 for c in speeds]
+    throw = math.log((roots[0] + roots[1]) / (roots[0] - roots[1]))
+    ends = (starts[0] + speeds[0] * 24 + throw / roots[0], starts[1] + speeds[1] * 24 - throw / roots[1])
+    expected = sum(soliton(x, 0, speed=c, start=s, length=length) for c, s in zip(speeds, ends, strict=True))
+    assert np.abs(after - expected).max() < 0.01  # what is left of their tails
+
+
+def test_kuramoto_sivashinsky_grows_and_decays_as_its_linear_part_says_and_converges():
+    length, num_points = 64.0, 128
+    k = 2 * math.pi / length * torch.tensor([3.0, 9.0, 12.0], dtype=torch.float64)
+    x = torch.arange(num_points, dtype=torch.float64) * (length / num_points)
+    weak = 1e-8 * torch.cos(k[:, None] * x)
+    settings = {"diffusion_b": -1.0, "hyperdiffusion_b": -1.0, "dt": 2.0, "num_frames": 2, "length": length}
+    after = solve_steepening(weak, steps_per_frame=20, **settings)[:, 1]
+    torch.testing.assert_close(after, weak * torch.exp((k**2 - k**4) * 2.0)[:, None], rtol=1e-6, atol=1e-13)
+
+    rng = np.random.default_rng(0)
+    modes = np.arange(1, 7)
+    phase = rng.uniform(0, 2 * math.pi, 6)
+    start = torch.from_numpy(np.cos(2 * math.pi / length * modes[:, None] * x.numpy() + phase[:, None]).sum(0))[None]
+
+    def end(steps):
+        return solve_steepening(start, steps_per_frame=steps, **settings)[0, 1]
+
+    reference = end(6400)
+    errors = [(end(steps) - reference).abs().max().item() for steps in (400, 800)]
+    assert errors[1] < 2e-7
+    assert 3.6 < math.log2(errors[0] / errors[1]) < 4.4
