@@ -2,7 +2,6 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
-DEMO := data/demo
 # One thread per rank: the two ranks of the demo share a laptop's cores. They leave GPUs alone: two would be needed.
 export OMP_NUM_THREADS ?= 1
 ON_CPU := CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu
@@ -24,11 +23,8 @@ setup: .venv/installed .venv/ops
 	@touch $@
 
 demo: setup
-	@# families are drawn with p ∝ n^0.7: those that are harder to learn get more
-	$(BIN)/python tools/generate.py --families advection_1d,burgers_1d --trajectories 320 --out $(DEMO)/hdf5
-	$(BIN)/python tools/generate.py --families reaction_diffusion_2d --trajectories 640 --out $(DEMO)/hdf5
-	$(BIN)/python tools/generate.py --families navier_stokes_2d --trajectories 1600 --out $(DEMO)/hdf5
-	$(BIN)/python tools/shard.py $(DEMO)/hdf5 --out $(DEMO)
+	@# families are drawn with p ∝ n^0.7: those that are harder to learn have more
+	$(BIN)/python tools/generate.py --recipe recipes/data/demo.json --shard
 	$(ON_CPU) $(BIN)/deepspeed --log_level warning --num_accelerators 2 launch/pretrain.py --recipe recipes/demo.json
 	$(BIN)/python tools/evaluate.py --checkpoint $$($(BIN)/python launch/pretrain.py --recipe recipes/demo.json --where) --suite small
 

@@ -69,10 +69,10 @@ def main() -> None:
         print(json.dumps({"manifest": str(manifest.path), "digest": manifest.digest, "splits": rows}))
         return
     width = max(24, 2 + max(len(name) for name in manifest.families))
-    print(f"{'family':<{width}}{'split':<8}{'trajectories':>13}{'frames':>8}{'shards':>8}{'MiB':>10}")
+    print(f"{'family':<{width}}{'split':<16}{'trajectories':>13}{'frames':>8}{'shards':>8}{'MiB':>10}")
     for row in rows:
         print(
-            f"{row['family']:<{width}}{row['split']:<8}{row['trajectories']:>13}{row['frames']:>8}{row['shards']:>8}"
+            f"{row['family']:<{width}}{row['split']:<16}{row['trajectories']:>13}{row['frames']:>8}{row['shards']:>8}"
             f"{row['mib']:>10.2f}"
         )
     print(f"manifest: {manifest.path}")

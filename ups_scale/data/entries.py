@@ -227,6 +227,11 @@ _DIFFERENCES: tuple[Callable[[Source], str], ...] = (
 )
 
 
+def num_differences(a: Source, b: Source) -> int:
+    """In how many ways two entries of a family differ."""
+    return sum(word(a) != word(b) for word in _DIFFERENCES)
+
+
 def _of_domain(source: Source) -> str:
     return "domain_" + "_".join(_number(end) for pair in source.extents for end in pair)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import ups_scale
 from ups_scale.data import manifest
-from ups_scale.data.entries import Entry, split_order
+from ups_scale.data.entries import Entry, num_differences, split_order
 from ups_scale.data.index import read_index
 from ups_scale.data.moments import FieldMoments, finish, from_json
 from ups_scale.data.progress import say
@@ -121,9 +121,10 @@ def _check_rounding(trained: Mapping[str, Sequence[FieldMoments]], entries: Mapp
 def _statistics(
     entry: Entry, entries: Sequence[Entry], trained: dict[str, list[FieldMoments]], left_out: Sequence[LeftOut]
 ) -> list[FieldMoments]:
-    """The entry's own; of one without training data (a test at another resolution) those of its family."""
+    """The entry's own; of one without training data (a test at another resolution) those of the nearest of its
+    family."""
     kin = [e for e in entries if (e.source.family, e.source.fields) == (entry.source.family, entry.source.fields)]
-    for other in (entry, *sorted(kin, key=lambda other: (len(other.name), other.name))):
+    for other in (entry, *sorted(kin, key=lambda other: (num_differences(entry.source, other.source), other.name))):
         if other.name in trained:
             return trained[other.name]
     if any(bad.entry in {other.name for other in kin} for bad in left_out):

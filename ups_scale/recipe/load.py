@@ -59,8 +59,8 @@ def resolve(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict
     problems: list[Problem] = []
     changes: dict[str, Any] = {}
     for override in overrides:
-        _merge(changes, _parse_override(override, problems))
-    return _complete(os.fspath(path), [*_chain(Path(path)), (OVERRIDE, changes)], problems)
+        merge(changes, _parse_override(override, problems))
+    return _complete(os.fspath(path), [*chain(Path(path)), (OVERRIDE, changes)], problems)
 
 
 def stated(path: str | os.PathLike[str], overrides: Sequence[str], key: str) -> Any:
@@ -70,13 +70,13 @@ def stated(path: str | os.PathLike[str], overrides: Sequence[str], key: str) -> 
     """
     merged: dict[str, Any] = {}
     try:
-        documents = _chain(Path(path))
+        documents = chain(Path(path))
     except RecipeError:
         return None
     for _, document in documents:
-        _merge(merged, document)
+        merge(merged, document)
     for override in overrides:
-        _merge(merged, _parse_override(override, []))
+        merge(merged, _parse_override(override, []))
     return dict(_flatten(merged)).get(key, validate.leaves()[key].get("default"))
 
 
@@ -113,7 +113,7 @@ def _complete(
             invalid.add(problem.key)
             origin = "" if name == source else f" (from {name})"
             problems.append(Problem(problem.path, problem.text + origin))
-        _merge(merged, {key: value for key, value in document.items() if key not in ("$schema", "extends")})
+        merge(merged, {key: value for key, value in document.items() if key not in ("$schema", "extends")})
     _apply_size(merged, invalid)
     filled = {key: value for key, value in validate.fill_defaults(merged).items() if key not in ("$schema", "extends")}
     if not invalid & {"data", "data.batch_tokens", "optimizer", "optimizer.lr"} and filled["optimizer"]["lr"] is None:
@@ -131,7 +131,7 @@ def _apply_size(merged: dict[str, Any], invalid: set[str]) -> None:
         merged["model"] = {**presets.SIZES[stated["size"]], **stated}
 
 
-def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def chain(path: Path, kind: str = "recipe") -> list[tuple[str, dict[str, Any]]]:
     """(name, document) of the recipe at `path` and of those it extends, the furthest first."""
     documents: list[tuple[str, dict[str, Any]]] = []
     seen: list[str] = []
@@ -144,7 +144,7 @@ def _chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
             text = f"goes in a circle: {chain}; remove one of these"
             validate.raise_problems(names[0], [Problem("extends", text)])
         seen.append(os.path.realpath(path))
-        document = read_object(path, "recipe", names)
+        document = read_object(path, kind, names)
         documents.append((str(path), document))
         base = document.get("extends")
     return documents[::-1]
@@ -225,13 +225,13 @@ def _parse_override(override: str, problems: list[Problem]) -> dict[str, Any]:
     return value
 
 
-def _merge(into: dict[str, Any], document: Mapping[str, Any]) -> None:
+def merge(into: dict[str, Any], document: Mapping[str, Any]) -> None:
     """Merges `document` over `into`, object by object; everything else, lists too, is replaced."""
     for key, value in document.items():
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):
                 into[key] = {}
-            _merge(into[key], value)
+            merge(into[key], value)
         else:
             into[key] = value
 

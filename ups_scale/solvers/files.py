@@ -1,11 +1,14 @@
-"""Writes generated trajectories as HDF5 in PDEBench's layouts (arXiv 2210.07182), one file per family and split.
+"""Writes generated trajectories as HDF5 in PDEBench's layouts (arXiv 2210.07182).
 
-    <family>_<split>.hdf5   1D, one field:   tensor (N, T, X)
-                            2D, periodic:    <field> (N, T, X, Y), an array per field
-                            with x-, y- and t-coordinate (T + 1 entries) and parameters/<name> (N,)
-    <family>_<split>.h5     reaction-diffusion: a group per trajectory, data (T, X, Y, C), grid/{x,y,t}, YAML config
+    <set>_<split>[-<part>].hdf5   1D, one field:   tensor (N, T, X)
+                                  others:          an array per field (N, T, *grid), named as PDEBench names it
+                                  static fields:   (N, *grid); a steady solution: tensor (N, 1, *grid)
+                                  points:          fields (N, T, P), positions x and y (N, P)
+                                  with x-, y-, z- and t-coordinate (T + 1 entries) and parameters/<name> (N,)
+    <set>_<split>[-<part>].h5     reaction-diffusion on a grid: a group per trajectory, data (T, X, Y, C), grid/{x,y,t},
+                                  YAML config
 
-Root attributes describe the file; see `attributes`.
+Root attributes describe the file; see `attributes`. Inside obstacles there is NaN.
 """
 
 from __future__ import annotations
@@ -25,125 +28,143 @@ import torch
 import yaml
 
 from ups_scale.atomic import sync_folder
+from ups_scale.data.layouts.pdebench_arrays import ARRAYS
 from ups_scale.errors import DataError, remedy
-from ups_scale.solvers.generate import Trajectories, check_request, generate_batches
-from ups_scale.solvers.setups import GENERATOR_VERSION, Setup, setup
+from ups_scale.solvers.generate import Request, Trajectories, generate_batches, resolve
+from ups_scale.solvers.setups import GENERATOR_VERSION, Case, Setup
 
-SPLITS = ("train", "valid", "test")
 GROUP_FAMILIES = ("reaction_diffusion_2d",)
 # What an existing file must agree on to be kept.
-IDENTITY = ("family", "split", "seed", "num_trajectories", "num_frames", "generator_version")
+IDENTITY = (
+    "family",
+    "split",
+    "seed",
+    "first_trajectory",
+    "num_trajectories",
+    "num_frames",
+    "stride",
+    "generator_version",
+    "settings",
+)
+POSITIONS = ("x", "y")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file to be: trajectories `first` .. `first` + `count` - 1 of a split of what is requested; `label` names the
+    set that it belongs to."""
+
+    label: str
+    path: Path
+    request: Request
+    split: str
+    first: int
+    count: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, T, C, *grid) or (N, T, C, P) of its predicted and static fields together."""
+        chosen, case = resolve(self.request, self.split)
+        space = case.grid if self.request.points is None else (self.request.points,)
+        return (self.count, case.num_frames, len(chosen.family.fields), *space)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its arrays, about."""
+        chosen, _ = resolve(self.request, self.split)
+        count, frames, fields, *space = self.shape
+        moving = 1 if chosen.family.steady else frames
+        static = sum(field.static for field in chosen.family.fields)
+        return 4 * count * (moving * (fields - static) + static) * int(np.prod(space))
 
 
 @dataclass(frozen=True)
 class Written:
-    """One file: `seconds` is 0 and `skipped` True where it was there already."""
+    """What became of a part: `seconds` is 0 and `kept` True where it was there already; `differed` says in what a file
+    that was there was another."""
 
-    path: Path
-    family: str
-    split: str
-    num_trajectories: int
-    shape: tuple[int, ...]
+    part: Part
     num_bytes: int
     seconds: float
-    skipped: bool
+    kept: bool
+    differed: str = ""
 
 
-def split_counts(num_trajectories: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """Trajectories per split: each at least 1, rounded, and the first split named takes the rest.
-
-    Raises:
-        DataError: unknown names, fractions outside (0, 1] or not adding up to 1, or too few trajectories.
-    """
-    unknown = [name for name in fractions if name not in SPLITS]
-    if unknown or not fractions:
-        raise DataError(f"--splits: unknown split {', '.join(unknown) or '(none given)'}; known: {', '.join(SPLITS)}")
-    if any(not 0 < value <= 1 for value in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
-        stated = ",".join(f"{name}={value:g}" for name, value in fractions.items())
-        raise DataError(
-            f"--splits {stated}: fractions must be above 0 and add up to 1, as in train=0.8,valid=0.1,test=0.1"
-        )
-    first, *others = fractions
-    counts = {name: max(1, round(num_trajectories * fractions[name])) for name in others}
-    rest = num_trajectories - sum(counts.values())
-    if rest < 1:
-        raise DataError(
-            f"--trajectories {num_trajectories}: too few for {len(fractions)} splits with at least one each; "
-            f"ask for more, or for fewer splits (--splits {first}=1)"
-        )
-    return {first: rest, **counts}
+def file_name(label: str, request: Request, split: str, number: int | None) -> str:
+    """`number` of the part, None if there is but one."""
+    grouped = request.name in GROUP_FAMILIES and request.points is None
+    return f"{label}_{split}{'' if number is None else f'-{number:04d}'}.{'h5' if grouped else 'hdf5'}"
 
 
-def write_family(
-    name: str,
-    counts: Mapping[str, int],
-    folder: Path,
+def write_part(
+    part: Part,
     *,
-    num_frames: int,
-    seed: int,
     device: torch.device | str = "cpu",
-    say: Callable[[str], None] = print,
     advance: Callable[[int], None] = lambda count: None,
-) -> list[Written]:
-    """What was written to `folder`, a file per split; files that match the request already are kept.
+) -> Written:
+    """Makes a part, unless its file is there with the same settings.
 
     Args:
-        counts: trajectories per split.
-        say: is told about files kept or made again.
         advance: is called with the number of trajectories done or kept.
 
     Raises:
-        DataError: as `generate_batches`, or the folder can't be written to.
+        DataError: as `generate_batches`, or the file can't be written.
     """
-    chosen = setup(name)
-    written = []
-    for split, count in counts.items():
-        check_request(count, num_frames, seed, device)
-        path = folder / f"{name}_{split}.{'h5' if name in GROUP_FAMILIES else 'hdf5'}"
-        wanted = attributes(chosen, split, count, num_frames, seed)
-        shape = (count, num_frames, len(chosen.family.fields), *chosen.grid)
-        begin = time.perf_counter()
-        difference = _difference(path, wanted)
-        if difference is None:
-            say(f"{path}: already there with the same settings, kept")
-            advance(count)
+    chosen, case = resolve(part.request, part.split)
+    wanted = attributes(part)
+    begin = time.perf_counter()
+    difference = _difference(part.path, wanted)
+    if difference is None:
+        advance(part.count)
+        return Written(part, part.path.stat().st_size, 0.0, True)
+    batches = generate_batches(part.request, part.count, split=part.split, device=device, first=part.first)
+    with _aside(part.path) as file:
+        file.attrs.update(wanted)
+        if part.path.suffix == ".h5":
+            _write_groups(file, part, chosen, case, batches, advance)
         else:
-            if difference:
-                say(f"{path}: {difference}; making it again")
-            batches = generate_batches(name, count, split=split, num_frames=num_frames, seed=seed, device=device)
-            write = _write_groups if name in GROUP_FAMILIES else _write_arrays
-            with _aside(path) as file:
-                file.attrs.update(wanted)
-                write(file, chosen, count, num_frames, batches, advance)
-        written.append(
-            Written(
-                path=path,
-                family=name,
-                split=split,
-                num_trajectories=count,
-                shape=shape,
-                num_bytes=path.stat().st_size,
-                seconds=0.0 if difference is None else time.perf_counter() - begin,
-                skipped=difference is None,
-            )
-        )
-    return written
+            _write_arrays(file, part, chosen, case, batches, advance)
+    return Written(part, part.path.stat().st_size, time.perf_counter() - begin, False, difference)
 
 
-def attributes(chosen: Setup, split: str, num_trajectories: int, num_frames: int, seed: int) -> dict[str, Any]:
-    """A file's root attributes: `extents` is JSON, [[low, high], ...] of the whole domain, `dt` in seconds."""
-    return {
-        "family": chosen.family.name,
-        "split": split,
-        "seed": seed,
-        "num_trajectories": num_trajectories,
-        "num_frames": num_frames,
-        "generator_version": GENERATOR_VERSION,
-        "equation": chosen.family.equation,
-        "boundary": chosen.family.boundary,
-        "extents": json.dumps(chosen.extents),
-        "dt": chosen.dt,
+def is_there(part: Part) -> bool:
+    """Whether the part's file is there with the same settings."""
+    return _difference(part.path, attributes(part)) is None
+
+
+def attributes(part: Part) -> dict[str, Any]:
+    """A file's root attributes: `extents` (of the whole domain) and `boundary` are JSON, [[low, high], ...] per axis,
+    `dt` is in seconds; `settings` tell what was asked for apart from the rest, as JSON."""
+    chosen, case = resolve(part.request, part.split)
+    family, points = chosen.family, part.request.points
+    settings: dict[str, Any] = {
+        "setup": chosen.name,
+        "grid": case.grid,
+        "ranges": {name: (drawn.low, drawn.high) for name, drawn in case.ranges.items()},
     }
+    if case.shapes:
+        settings["obstacles"] = case.shapes
+    found: dict[str, Any] = {
+        "family": family.name,
+        "split": part.split,
+        "seed": part.request.seed,
+        "first_trajectory": part.first,
+        "num_trajectories": part.count,
+        "num_frames": case.num_frames,
+        "stride": part.request.stride,
+        "generator_version": GENERATOR_VERSION,
+        "settings": json.dumps(settings | {"boundary": case.boundary, "points": points}),
+        "equation": family.equation,
+        "boundary": json.dumps(chosen.sides_of(case.boundary)),
+        "extents": json.dumps(chosen.extents),
+    }
+    if not family.steady:
+        found["dt"] = chosen.dt * part.request.stride
+    if points is not None:
+        found["coordinates"] = json.dumps(POSITIONS)
+    elif case.shapes:
+        found["masked"] = True
+    return found
 
 
 def prepare_folder(folder: Path) -> None:
@@ -194,74 +215,92 @@ def _aside(path: Path) -> Iterator[h5py.File]:
         aside.unlink(missing_ok=True)
 
 
-def _times(chosen: Setup, count: int) -> np.ndarray:
-    return np.arange(count) * chosen.dt
+def _times(chosen: Setup, part: Part, count: int) -> np.ndarray:
+    return np.arange(count) * chosen.dt * part.request.stride
 
 
 def _write_arrays(
     file: h5py.File,
+    part: Part,
     chosen: Setup,
-    num_trajectories: int,
-    num_frames: int,
+    case: Case,
     batches: Iterator[Trajectories],
     advance: Callable[[int], None],
 ) -> None:
-    fields = [field.name for field in chosen.family.fields]
-    names = ["tensor"] if chosen.family.dimensions == 1 and len(fields) == 1 else fields
-    shape = (num_trajectories, num_frames, *chosen.grid)
-    arrays = [file.create_dataset(name, shape, "float32") for name in names]
+    fields = chosen.family.fields
+    tensor = sum(not field.static for field in fields) == 1 and (len(case.grid) == 1 or chosen.family.steady)
+    space = part.shape[3:]
+    arrays = []
+    for field in fields:
+        name = "tensor" if tensor and not field.static else ARRAYS.get(field.name, field.name)
+        frames = () if field.static else (1 if chosen.family.steady else case.num_frames,)
+        arrays.append(file.create_dataset(name, (part.count, *frames, *space), "float32"))
     parameters = {
-        name: file.create_dataset(f"parameters/{name}", (num_trajectories,), "float64")
-        for name in chosen.family.parameters
+        name: file.create_dataset(f"parameters/{name}", (part.count,), "float64") for name in chosen.family.parameters
     }
-    for axis, points in zip("xyz", chosen.coordinates(), strict=False):
-        file[f"{axis}-coordinate"] = points
-    file["t-coordinate"] = _times(chosen, num_frames + 1)
+    positions = []
+    if part.request.points is not None:
+        positions = [file.create_dataset(name, (part.count, *space), "float64") for name in POSITIONS]
+    else:
+        for axis, points in zip("xyz", chosen.coordinates(case.grid), strict=False):
+            file[f"{axis}-coordinate"] = points
+    if not chosen.family.steady:
+        file["t-coordinate"] = _times(chosen, part, case.num_frames + 1)
     first = 0
     for batch in batches:
         rows = slice(first, first + len(batch.fields_btcx))
-        for index, array in enumerate(arrays):
-            array[rows] = batch.fields_btcx[:, :, index]
+        for index, (field, array) in enumerate(zip(fields, arrays, strict=True)):
+            values_btx = batch.fields_btcx[:, :, index]
+            # The last frame of a steady problem is its solution; what is static is the same in all.
+            array[rows] = (
+                values_btx[:, -1] if field.static else values_btx[:, -1:] if chosen.family.steady else values_btx
+            )
         for name, values in parameters.items():
             values[rows] = batch.parameters[name]
+        for number, position in enumerate(positions):
+            assert batch.positions_bdp is not None
+            position[rows] = batch.positions_bdp[:, number]
         advance(rows.stop - first)
         first = rows.stop
 
 
 def _write_groups(
     file: h5py.File,
+    part: Part,
     chosen: Setup,
-    num_trajectories: int,
-    num_frames: int,
+    case: Case,
     batches: Iterator[Trajectories],
     advance: Callable[[int], None],
 ) -> None:
-    digits = max(4, len(str(num_trajectories - 1)))
+    digits = max(4, len(str(part.count - 1)))
     index = 0
     for batch in batches:
         for row, fields_tcxy in enumerate(batch.fields_btcx):
             group = file.create_group(f"{index:0{digits}d}")
             group["data"] = np.moveaxis(fields_tcxy, 1, -1)
-            for axis, points in zip("xyz", chosen.coordinates(), strict=False):
+            for axis, points in zip("xyz", chosen.coordinates(case.grid), strict=False):
                 group[f"grid/{axis}"] = points
-            group["grid/t"] = _times(chosen, num_frames)
-            group.attrs["config"] = _config(chosen, num_frames, {k: float(v[row]) for k, v in batch.parameters.items()})
+            times = _times(chosen, part, case.num_frames)
+            group["grid/t"] = times
+            group.attrs["config"] = _config(
+                chosen, case, times, {k: float(v[row]) for k, v in batch.parameters.items()}
+            )
             index += 1
         advance(len(batch.fields_btcx))
 
 
-def _config(chosen: Setup, num_frames: int, parameters: Mapping[str, float]) -> str:
+def _config(chosen: Setup, case: Case, times: np.ndarray, parameters: Mapping[str, float]) -> str:
     """The YAML that PDEBench attaches to a trajectory, with its names Du and Dv."""
     (x_left, x_right), (y_bottom, y_top) = chosen.extents
     named: Sequence[tuple[str, Any]] = [
         *((name.capitalize() if name in ("du", "dv") else name, value) for name, value in parameters.items()),
-        ("t", chosen.dt * (num_frames - 1)),
-        ("tdim", num_frames),
+        ("t", float(times[-1])),
+        ("tdim", len(times)),
         ("x_left", x_left),
         ("x_right", x_right),
-        ("xdim", chosen.grid[0]),
+        ("xdim", case.grid[0]),
         ("y_bottom", y_bottom),
         ("y_top", y_top),
-        ("ydim", chosen.grid[1]),
+        ("ydim", case.grid[1]),
     ]
     return yaml.safe_dump({"sim": dict(named)}, sort_keys=False)

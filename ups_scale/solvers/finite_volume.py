@@ -26,7 +26,8 @@ GHOSTS = 2
 class Law(Protocol):
     """A system of conservation laws. `num_scalars` components come before the velocity's, in both sets of variables."""
 
-    num_scalars: int
+    @property
+    def num_scalars(self) -> int: ...
 
     def primitive(self, conserved_bcx: Tensor) -> Tensor: ...
 

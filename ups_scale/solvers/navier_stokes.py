@@ -53,8 +53,9 @@ def solve_navier_stokes(
     inverse_kl = torch.where(laplace_kl > 0, 1 / laplace_kl, 0)
     # Stream function psi with u = psi_y, v = -psi_x, so w = -lap(psi).
     velocity_ckl = torch.stack((1j * l * inverse_kl, -1j * k * inverse_kl))
-    straight_kl = (k**2 - l**2) * keep_kl
-    mixed_kl = k * l * keep_kl
+    # Complex, since products of complex numbers with real ones would convert those each time.
+    straight_kl = ((k**2 - l**2) * keep_kl).to(torch.complex128)
+    mixed_kl = (k * l * keep_kl).to(torch.complex128)
     rate_bkl = -nu_b.double()[:, None, None] * laplace_kl
     if drag_b is not None:
         rate_bkl = rate_bkl - drag_b.double()[:, None, None]
@@ -63,9 +64,9 @@ def solve_navier_stokes(
 
     def nonlinear(state_bkl: Tensor) -> Tensor:
         u_bxy, v_bxy = torch.fft.irfft2(velocity_ckl[:, None] * state_bkl, s=shape)
-        products = torch.stack((u_bxy * v_bxy, (v_bxy - u_bxy) * (v_bxy + u_bxy)))
-        shear_bkl, normal_bkl = torch.fft.rfft2(products)
-        advected_bkl = straight_kl * shear_bkl + mixed_kl * normal_bkl
+        shear_bkl = torch.fft.rfft2(u_bxy * v_bxy)
+        normal_bkl = torch.fft.rfft2((v_bxy - u_bxy) * (v_bxy + u_bxy))
+        advected_bkl = torch.addcmul(straight_kl * shear_bkl, mixed_kl, normal_bkl)
         return advected_bkl if forcing_bkl is None else advected_bkl + forcing_bkl
 
     state_bkl = torch.fft.rfft2(w_bxy.double()) * (keep_kl & (laplace_kl > 0))

@@ -26,12 +26,14 @@ def solve_reaction_diffusion(
     num_frames: int,
     steps_per_frame: int,
     num_output: int,
+    spectral: bool = False,
 ) -> Tensor:
     """Frames averaged over blocks to `num_output` cells per axis: (B, T, C, *grid) float64.
 
     Finite volumes on the input's grid: the second difference with mirrored ("neumann") or periodic ghost cells, which
-    the cosine or Fourier transform diagonalises, so that its flow over a step is exact and separable. The reaction
-    takes one step between two half steps of diffusion (Strang splitting, order 2).
+    the cosine or Fourier transform diagonalises, so that its flow over a step is exact and separable. With `spectral`
+    the modes decay as those of the equation, not of the differences. The reaction takes one step between two half
+    steps of diffusion (Strang splitting, order 2).
 
     Args:
         state_bcx: (B, C, X) or (B, C, X, X) cell averages.
@@ -43,7 +45,7 @@ def solve_reaction_diffusion(
     """
     step = dt / steps_per_frame
     size = state_bcx.shape[-1]
-    half_bcxx = _heat_flow(diffusivity_bc.double(), step / 2, size, length, edges)
+    half_bcxx = _heat_flow(diffusivity_bc.double(), step / 2, size, length, edges, spectral)
     full_bcxx = half_bcxx @ half_bcxx
     block = size // num_output
     two_axes = state_bcx.ndim == 4
@@ -68,8 +70,10 @@ def solve_reaction_diffusion(
     return torch.stack(frames, dim=1)
 
 
-def _heat_flow(diffusivity_bc: Tensor, step: float, num_points: int, length: float, edges: str) -> Tensor:
-    """exp(step * diffusivity * second difference) along one axis: (B, C, X, X)."""
+def _heat_flow(
+    diffusivity_bc: Tensor, step: float, num_points: int, length: float, edges: str, spectral: bool
+) -> Tensor:
+    """exp(step * diffusivity * second difference, or derivative) along one axis: (B, C, X, X)."""
     mode = torch.arange(num_points, dtype=torch.float64, device=diffusivity_bc.device)
     if edges == "neumann":
         basis = torch.cos(math.pi * mode[:, None] * (mode + 0.5) / num_points) * math.sqrt(2 / num_points)
@@ -82,7 +86,10 @@ def _heat_flow(diffusivity_bc: Tensor, step: float, num_points: int, length: flo
         angle = math.pi * mode / num_points
     else:
         raise ValueError(f"edges {edges!r}: neumann or periodic")
-    eigenvalue = -((2 * num_points / length * torch.sin(angle)) ** 2)
+    if spectral:
+        eigenvalue = -((2 * num_points / length * torch.minimum(angle, math.pi - angle)) ** 2)
+    else:
+        eigenvalue = -((2 * num_points / length * torch.sin(angle)) ** 2)
     decay_bcm = torch.exp(step * diffusivity_bc[..., None] * eigenvalue)
     return basis.T @ (decay_bcm[..., None] * basis)
 

@@ -40,14 +40,15 @@ def integrate(
         nonlinear: the rest of the right-hand side, (B, *K) -> (B, *K).
         step: in seconds.
     """
-    half_bk = torch.exp(rate_bk * (step / 2))
-    full_bk = half_bk * half_bk
+    # Products of complex numbers with real ones would convert the real ones each time.
+    half_bk = torch.exp(rate_bk * (step / 2)).to(torch.complex128)
     for _ in range(num_steps):
-        a_bk = nonlinear(state_bk)
+        a_bk = half_bk * nonlinear(state_bk)
         halfway_bk = half_bk * state_bk
-        b_bk = nonlinear(halfway_bk + (step / 2) * (half_bk * a_bk))
-        c_bk = nonlinear(halfway_bk + (step / 2) * b_bk)
-        whole_bk = full_bk * state_bk
-        d_bk = nonlinear(whole_bk + step * (half_bk * c_bk))
-        state_bk = whole_bk + (step / 6) * (full_bk * a_bk + 2 * half_bk * (b_bk + c_bk) + d_bk)
+        b_bk = nonlinear(torch.add(halfway_bk, a_bk, alpha=step / 2))
+        c_bk = nonlinear(torch.add(halfway_bk, b_bk, alpha=step / 2))
+        whole_bk = half_bk * halfway_bk
+        d_bk = nonlinear(torch.add(whole_bk, half_bk * c_bk, alpha=step))
+        slope_bk = half_bk * torch.add(a_bk, b_bk + c_bk, alpha=2) + d_bk
+        state_bk = torch.add(whole_bk, slope_bk, alpha=step / 6)
     return state_bk

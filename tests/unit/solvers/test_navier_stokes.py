@@ -1,4 +1,4 @@
-"""Navier-Stokes against Taylor and Green's vortex, its invariants, its order in time, and (optionally) exponax."""
+"""Navier-Stokes against Taylor and Green's vortex, its invariants, and its order in time."""
 
 import math
 
@@ -89,18 +89,6 @@ def test_truncation_keeps_the_modes_below_the_output_grid():
     start = random_vorticity(1, 64)
     frames = solve_navier_stokes(start, torch.zeros(1), dt=0.1, num_frames=2, steps_per_frame=1, num_output=32)
     torch.testing.assert_close(frames[:, 0], start[:, ::2, ::2], rtol=0, atol=1e-12)
-
-
-def test_agrees_with_exponax():
-    exponax = pytest.importorskip("exponax", reason="the oracle is not here: pip install ups_scale[oracle]")
-    import jax
-
-    start, nu, t, steps = random_vorticity(1, 64), 0.05, 1.0, 400  # viscous enough that both resolve it
-    with jax.enable_x64(True):
-        stepper = exponax.stepper.NavierStokesVorticity(2, LENGTH, 64, t / steps, diffusivity=nu, order=4)
-        expected = -np.asarray(exponax.repeat(stepper, steps)(-start.numpy()))[0]  # its vorticity is u_y - v_x
-    ours = solve_navier_stokes(start, torch.tensor([nu]), dt=t, num_frames=2, steps_per_frame=100, num_output=64)
-    assert np.abs(ours[0, 1].numpy() - expected).max() < 1e-5
 
 
 def test_a_driven_flow_settles_where_drag_and_viscosity_balance_it():

@@ -17,7 +17,7 @@ import h5py
 
 from ups_scale.data.layouts import pdebench_names
 from ups_scale.data.layouts.containers import kind_of, open_container
-from ups_scale.data.layouts.pdebench_arrays import places_of
+from ups_scale.data.layouts.pdebench_arrays import coordinates_of, on_points, places_of
 from ups_scale.data.layouts.the_well import GROUPS, ROOT_ATTRIBUTES, missing_parts
 from ups_scale.data.layouts.units import seconds
 from ups_scale.data.layouts.well_parts import clean
@@ -107,7 +107,7 @@ def _pdebench(path: Path, file: h5py.File, family: str | None) -> Recognised | s
                 "arrays tell (if it is in that layout, give --layout pdebench --family NAME)"
             )
         chosen, why = recognised
-        groups, _ = places_of(path, file, chosen)
+        groups, _ = places_of(path, file, on_points(chosen, coordinates_of(path, file, chosen)))
     except DataError as error:
         return f"for PDEBench's layout: {str(error).removeprefix(f'{path}: ')}"
     kind = f"{len(groups)} groups with `data`" if groups else "an array per field"

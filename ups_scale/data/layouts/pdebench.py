@@ -7,7 +7,9 @@
     .h5     a group per trajectory: data (T, X[, Y], C), grid/{x,y,t}, YAML `config`
             velocity (N, T, X, Y, 2), particles (N, T, X, Y, 1), force (N, X, Y, 2), t (N, T): incompressible flow
 
-Root attributes that describe a file win over what its name tells: family, split, extents, boundary, licence.
+Root attributes that describe a file win over what its name tells: family, split, extents, boundary, licence. With
+`masked` NaN stands for points without a value. With `coordinates`, JSON such as ["x", "y"], the fields lie on scattered
+points, (N, T, P), whose positions are the arrays of these names, (N, P).
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ from ups_scale.data.layouts import pdebench_names
 from ups_scale.data.layouts.blocks import ArrayBlocks, Axes, unpacking_notes
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.hdf5 import Hdf5
-from ups_scale.data.layouts.pdebench_arrays import Place, check_arrays, places_of, shapes_of
+from ups_scale.data.layouts.pdebench_arrays import (
+    Place,
+    check_arrays,
+    coordinates_of,
+    on_points,
+    places_of,
+    shapes_of,
+)
 from ups_scale.data.layouts.pdebench_axes import extents_of, times_of
 from ups_scale.data.source import SPLIT_NAME, Frames, Source, hdf5_attribute, open_hdf5, text_of, whole
 from ups_scale.errors import DataError
@@ -82,15 +91,18 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
                 f"give --family, one of {', '.join(sorted(FAMILIES))}"
             )
         chosen, _ = recognised
+        coordinates = coordinates_of(path, file, chosen)
+        domain, chosen = chosen, on_points(chosen, coordinates)
         groups, places = places_of(path, file, chosen)
         num, frames, grid = shapes_of(path, file, chosen, groups, places)
         found = Findings(path)
         splits = found.attempt(_splits, path, file, num, 2 if chosen.steady else frames)
         times_nt = found.attempt(times_of, path, file, chosen, groups, num, frames)
-        extents, remarks = found.attempt(extents_of, path, file, chosen, groups, grid) or ((), ())
-        sides = found.attempt(pdebench_names.boundaries, path, file, chosen)
+        extents, remarks = found.attempt(extents_of, path, file, domain, groups, grid) or ((), ())
+        sides = found.attempt(pdebench_names.boundaries, path, file, domain)
         values = found.attempt(pdebench_names.parameters, path, file, groups, num, chosen, parameters or {})
         found.attempt(check_arrays, path, file, chosen, groups, places)
+        masked = hdf5_attribute(path, file, "masked")
         licence = hdf5_attribute(path, file, "licence") or hdf5_attribute(path, file, "license")
         found.raise_all()
         notes = pdebench_names.overridden(path, file, chosen, family, parameters or {})
@@ -118,6 +130,9 @@ def inspect_pdebench(path: Path, family: str | None = None, parameters: Mapping[
         contents=Contents(path, places, groups, grid),
         licence=None if licence is None else text_of(licence),
         steady=chosen.steady,
+        masked=masked is not None and bool(masked),
+        geometry="points" if coordinates else "grid",
+        coordinates=coordinates,
         chunk_bytes=chunk_bytes,
         notes=remarks + notes,
     )

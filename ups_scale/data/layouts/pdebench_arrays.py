@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -11,9 +13,9 @@ from ups_scale.data.layouts.axes import check_count, check_order
 from ups_scale.data.layouts.findings import Findings
 from ups_scale.data.layouts.pdebench_axes import axis_sizes
 from ups_scale.data.layouts.storage import check_storage, check_written
-from ups_scale.data.source import hdf5_item, hdf5_names, hdf5_reads, hdf5_shape
+from ups_scale.data.source import NAME, hdf5_attribute, hdf5_item, hdf5_names, hdf5_reads, hdf5_shape, text_of
 from ups_scale.errors import DataError
-from ups_scale.physics.families import Family
+from ups_scale.physics.families import Family, Field
 
 # The registry's name of a field -> PDEBench's array of it.
 ARRAYS = {"velocity_x": "Vx", "velocity_y": "Vy", "velocity_z": "Vz", "permeability": "nu"}
@@ -40,6 +42,46 @@ class Place:
     @property
     def axes(self) -> str:
         return LEADING[self.form]
+
+
+def coordinates_of(path: Path, file: h5py.File, chosen: Family) -> tuple[str, ...]:
+    """Names of the arrays that hold the positions of scattered points, by the attribute `coordinates`; none of a grid.
+
+    Raises:
+        DataError: it isn't a name for each axis, or the file does not state the domain.
+    """
+    attribute = hdf5_attribute(path, file, "coordinates")
+    if attribute is None:
+        return ()
+    text = text_of(attribute)
+    try:
+        names = tuple(json.loads(text))
+    except (ValueError, TypeError):
+        names = ()
+    taken = {field.name for field in chosen.fields}
+    if (
+        len(set(names)) != chosen.dimensions
+        or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names)
+        or taken & set(names)
+    ):
+        raise DataError(
+            f"{path}: attribute coordinates is {text!r}; write JSON into it, the names of {chosen.dimensions} arrays "
+            'of positions (N, P), such as ["x", "y"]'
+        )
+    if hdf5_attribute(path, file, "extents") is None:
+        raise DataError(
+            f"{path}: its points are scattered, and nothing states the domain; write the attribute `extents`, JSON "
+            "[[low, high], ...]"
+        )
+    return names
+
+
+def on_points(chosen: Family, coordinates: Sequence[str]) -> Family:
+    """The family as it lies on scattered points: along one axis, with the positions as fields that don't change."""
+    if not coordinates:
+        return chosen
+    positions = tuple(Field(name, "1", static=True) for name in coordinates)
+    return replace(chosen, dimensions=1, fields=(*chosen.fields, *positions))
 
 
 def places_of(path: Path, file: h5py.File, chosen: Family) -> tuple[tuple[str, ...] | None, tuple[Place, ...]]:

@@ -95,10 +95,10 @@ def extents_of(
             extents = tuple((float(low), float(high)) for low, high in json.loads(stated))
         except (ValueError, TypeError):
             extents = ()
-        if len(extents) != len(grid) or not all(-math.inf < low < high < math.inf for low, high in extents):
+        if len(extents) != chosen.dimensions or not all(-math.inf < low < high < math.inf for low, high in extents):
             raise DataError(
                 f"{path}: attribute extents is {stated!r}; write JSON [[low, high], ...] into it, a pair for each of "
-                f"{len(grid)} axes"
+                f"{chosen.dimensions} axes"
             )
         return extents, ()
     axes = "xyz"[: len(grid)]
