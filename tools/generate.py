@@ -39,6 +39,13 @@ def main() -> None:
     if arguments.list:
         print_list()
         return
+    if arguments.gallery:
+        from ups_scale.solvers.gallery import draw_gallery
+        from ups_scale.solvers.setups import USUAL
+
+        torch.set_num_threads(1)
+        draw_gallery(arguments.gallery, USUAL)
+        return
     if arguments.recipe:
         dataset = load_dataset(arguments.recipe, changes(arguments))
         folder = (arguments.out or dataset.out) / "hdf5"
@@ -152,6 +159,7 @@ def parse() -> argparse.Namespace:
     )
     what.add_argument("--families", metavar="NAMES", help="comma-separated, or all")
     what.add_argument("--list", action="store_true", help="what can be generated, and leave it at that")
+    what.add_argument("--gallery", type=Path, metavar="FILE.png", help="draw every family, and leave it at that")
     parser.add_argument(
         "--out",
         type=Path,

@@ -19,7 +19,8 @@ from ups_scale.solvers.scattered import scatter
 from ups_scale.solvers.setups import Case, Problem, Range, Setup, setup, stack_parameters
 from ups_scale.solvers.setups.common import COARSEST, FINEST
 
-CUDA_BATCH = 128
+CUDA_VALUES = 2**22
+"""Of a batch's state: as many trajectories as fill a GPU."""
 SPLITS = ("train", "valid", "test")
 OOD_SPLITS = ("ood_regime", "ood_boundary", "ood_geometry", "ood_resolution")
 MAX_POINTS = 2**20
@@ -183,8 +184,12 @@ def generate_batches(
     request = Request(name) if isinstance(name, str) else name
     check_request(num_trajectories, request.seed, device)
     chosen, case = resolve(request, split)
-    size = batch_size or (chosen.cpu_batch if torch.device(device).type == "cpu" else CUDA_BATCH)
+    size = batch_size or (chosen.cpu_batch if torch.device(device).type == "cpu" else _cuda_batch(chosen, case))
     return _batches(request, chosen, case, split, range(first, first + num_trajectories), device, size)
+
+
+def _cuda_batch(chosen: Setup, case: Case) -> int:
+    return max(1, CUDA_VALUES // (len(chosen.family.fields) * chosen.internal(case) ** chosen.family.dimensions))
 
 
 def _batches(

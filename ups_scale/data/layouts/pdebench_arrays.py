@@ -55,14 +55,16 @@ def coordinates_of(path: Path, file: h5py.File, chosen: Family) -> tuple[str, ..
         return ()
     text = text_of(attribute)
     try:
-        names = tuple(json.loads(text))
-    except (ValueError, TypeError):
-        names = ()
+        stated = json.loads(text)
+    except ValueError:
+        stated = None
+    names = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
     taken = {field.name for field in chosen.fields}
     if (
-        len(set(names)) != chosen.dimensions
-        or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names)
-        or taken & set(names)
+        names != stated
+        or len(set(names)) != chosen.dimensions
+        or len(names) != chosen.dimensions
+        or not all(NAME.fullmatch(name) and name not in taken for name in names)
     ):
         raise DataError(
             f"{path}: attribute coordinates is {text!r}; write JSON into it, the names of {chosen.dimensions} arrays "
@@ -73,7 +75,7 @@ def coordinates_of(path: Path, file: h5py.File, chosen: Family) -> tuple[str, ..
             f"{path}: its points are scattered, and nothing states the domain; write the attribute `extents`, JSON "
             "[[low, high], ...]"
         )
-    return names
+    return tuple(names)
 
 
 def on_points(chosen: Family, coordinates: Sequence[str]) -> Family:
@@ -126,9 +128,11 @@ def _not_this_layout(path: Path, file: h5py.File, chosen: Family) -> DataError:
         expected = f"`tensor` (N, 1, {space}) and {arrays} (N, {space})"
     else:
         arrays = " and ".join(f"`{ARRAYS.get(name, name)}`" for name in dynamic)
-        expected = (
-            f"`tensor` (N, T, {space}), or " if len(dynamic) == 1 else ""
-        ) + f"{arrays} (N, T, {space}), or a group per trajectory with `data` (T, {space}, {len(dynamic)})"
+        expected = (f"`tensor` (N, T, {space}), or " if len(dynamic) == 1 else "") + f"{arrays} (N, T, {space})"
+        if given:
+            expected += " and " + " and ".join(f"`{ARRAYS.get(name, name)}`" for name in given) + f" (N, {space})"
+        else:
+            expected += f", or a group per trajectory with `data` (T, {space}, {len(dynamic)})"
     return DataError(
         f"{path}: not PDEBench's layout of {chosen.name}. Expected numbers in {expected}; found "
         f"{_listing(path, file)}. Rearrange the arrays, name another family (--family), or describe the file in a "

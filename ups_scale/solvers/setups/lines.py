@@ -111,7 +111,7 @@ def solve_ks(problem: Problem) -> Tensor:
     return every(u_btx[:, KS_BURN_IN:], problem.case.grid[0])
 
 
-FISHER_DT = 0.08
+FISHER_DT = 0.05
 
 
 def draw_fisher(rng: np.random.Generator, case: Case, size: int) -> Drawn:
@@ -130,7 +130,7 @@ def solve_fisher(problem: Problem) -> Tensor:
         length=1.0,
         dt=FISHER_DT,
         num_frames=problem.case.num_frames,
-        steps_per_frame=12 * size // 256,
+        steps_per_frame=8 * size // 256,
         num_output=problem.case.grid[0],
     )
 
@@ -248,8 +248,8 @@ SETUPS = (
         boundaries=("periodic",),
         draw=draw_kdv,
         solve=solve_kdv,
-        u_rms=(0.6,),
-        delta_rms=(0.1,),
+        u_rms=(0.61,),
+        delta_rms=(0.294,),
         other_ranges={"delta": (0.25, 0.5)},
     ),
     Setup(
@@ -265,8 +265,8 @@ SETUPS = (
         boundaries=("periodic",),
         draw=draw_ks,
         solve=solve_ks,
-        u_rms=(1.3,),
-        delta_rms=(0.3,),
+        u_rms=(1.33,),
+        delta_rms=(0.286,),
         other_ranges={"nu": (0.45, 0.7)},
     ),
     Setup(
@@ -282,8 +282,8 @@ SETUPS = (
         boundaries=("periodic", "neumann"),
         draw=draw_fisher,
         solve=solve_fisher,
-        u_rms=(0.5,),
-        delta_rms=(0.05,),
+        u_rms=(0.636,),
+        delta_rms=(0.0254,),
         other_ranges={"rho": (4.0, 8.0)},
         other_boundary="neumann",
     ),
@@ -301,8 +301,8 @@ SETUPS = (
         sides=(("dirichlet", "robin"),),
         draw=draw_sorption,
         solve=solve_sorption,
-        u_rms=(0.3,),
-        delta_rms=(0.01,),
+        u_rms=(0.337,),
+        delta_rms=(0.0327,),
         other_ranges={"D": (1e-3, 4e-3)},
     ),
     Setup(
@@ -318,8 +318,8 @@ SETUPS = (
         boundaries=("periodic", "open", "wall"),
         draw=draw_gas,
         solve=solve_gas,
-        u_rms=(1.0, 1.0, 0.4),
-        delta_rms=(0.1, 0.1, 0.1),
+        u_rms=(1.16, 1.18, 0.436),
+        delta_rms=(0.124, 0.194, 0.137),
         other_ranges={"M": (0.7, 1.2)},
         other_boundary="open",
     ),

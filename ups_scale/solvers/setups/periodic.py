@@ -142,8 +142,8 @@ SETUPS = (
         boundaries=("periodic",),
         draw=draw_kolmogorov,
         solve=solve_kolmogorov,
-        u_rms=(3.0,),
-        delta_rms=(0.5,),
+        u_rms=(2.92,),
+        delta_rms=(0.354,),
         other_ranges={"nu": (5e-3, 1e-2)},
     ),
     Setup(
@@ -159,8 +159,8 @@ SETUPS = (
         boundaries=("periodic",),
         draw=draw_advection_diffusion,
         solve=solve_advection_diffusion,
-        u_rms=(0.7,),
-        delta_rms=(0.2,),
+        u_rms=(0.727,),
+        delta_rms=(0.176,),
         other_ranges={"speed": (1.2, 2.0)},
     ),
     Setup(
@@ -176,8 +176,8 @@ SETUPS = (
         boundaries=("periodic",),
         draw=draw_vortices,
         solve=solve_vortices,
-        u_rms=(0.5, 0.5, 0.3),
-        delta_rms=(0.1, 0.1, 0.1),
+        u_rms=(0.334, 0.336, 0.186),
+        delta_rms=(0.0294, 0.0296, 0.0283),
         other_ranges={"nu": (5e-3, 1e-2)},
     ),
 )

@@ -107,6 +107,6 @@ def _setup(
 
 
 SETUPS = (
-    _setup("advection_1d", "beta", 0.1, draw_advection, solve_advection, 0.56, 0.02),
-    _setup("burgers_1d", "nu", 0.001, draw_burgers, solve_burgers, 0.35, 0.02),
+    _setup("advection_1d", "beta", 0.1, draw_advection, solve_advection, 0.552, 0.0208),
+    _setup("burgers_1d", "nu", 0.001, draw_burgers, solve_burgers, 0.281, 0.0224),
 )

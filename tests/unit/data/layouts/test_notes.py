@@ -51,7 +51,7 @@ def test_a_family_that_is_nearly_known(tmp_path):
     assert mapped(tmp_path, data, family="burgers1d").notes == (
         "family burgers1d is new; if you mean burgers_1d, write that",
     )
-    assert mapped(tmp_path, data, family="navier_stokes_3d").notes == ()
+    assert mapped(tmp_path, data, family="porous_flow_3d").notes == ()
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf"])

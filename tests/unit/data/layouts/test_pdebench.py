@@ -390,7 +390,7 @@ def attribute(name, value):
         (replace("x-coordinate", 7 - np.arange(8.0)), ("step 0 (from 7 to 6) is -1",)),
         (replace("x-coordinate", [0, 1, np.nan, 3, 4, 5, 6, 7]), ("the x axis (x-coordinate) is nan at point 2",)),
         (replace("parameters/beta", np.zeros(3)), ("parameters/beta has shape (3,)", "each of 10 trajectories")),
-        (attribute("family", "heat"), ("unknown family 'heat'", "give --family, one of advection_1d, burgers_1d")),
+        (attribute("family", "heat"), ("unknown family 'heat'", "give --family, one of acoustics_2d, advection_1d")),
         (attribute("family", "navier_stokes_2d"), ("layout of navier_stokes_2d", "`vorticity` (N, T, X, Y)")),
         (attribute("family", "darcy_2d"), ("layout of darcy_2d", "`tensor` (N, 1, X, Y) and `nu` (N, X, Y)")),
         (attribute("family", "incompressible_ns_2d"), ("`velocity` (N, T, X, Y, 2), `particles`",)),
@@ -645,3 +645,119 @@ def test_flipped_bytes_give_a_source_or_a_data_error(tmp_path, kind):
         except DataError:
             refused += 1
     assert refused > 10
+
+
+# Scattered points.
+
+
+def write_points(path, attributes=None):
+    """Two trajectories of an acoustic wave at 5 points: moving and static fields, and positions."""
+    arrays = {name: numbers(2, 4, 5, seed=number) for number, name in enumerate(("pressure", "Vx", "Vy"))}
+    said = {
+        "family": "acoustics_2d",
+        "split": "train",
+        "extents": "[[-1, 1], [0, 3]]",
+        "boundary": '[["wall", "open"], ["open", "open"]]',
+        "coordinates": '["x", "y"]',
+    }
+    said |= attributes or {}
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+        for number, name in enumerate(("density", "sound_speed", "x", "y")):
+            file[name] = np.abs(numbers(2, 5, seed=10 + number)).astype(np.float64)
+        file["t-coordinate"] = DT * np.arange(5)
+        file.attrs.update({name: value for name, value in said.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize("layout", ["pdebench", "auto"])
+def test_points_lie_in_the_domain_that_is_stated(tmp_path, layout):
+    path = write_points(tmp_path / "a.hdf5")
+    source = inspect(path, layout)
+    assert (source.geometry, source.coordinates, source.grid) == ("points", ("x", "y"), (5,))
+    assert source.extents == ((-1.0, 1.0), (0.0, 3.0))
+    assert source.boundaries == (("wall", "open"), OPEN)
+    assert [field.name for field in source.fields if field.static] == ["density", "sound_speed", "x", "y"]
+    assert (source.num_trajectories, source.num_frames, source.masked) == (2, 4, False)
+    found = read_whole(source)
+    with h5py.File(path) as file:
+        for name, array in (("pressure", "pressure"), ("velocity_y", "Vy"), ("density", "density"), ("y", "y")):
+            values = found[name] if found[name].shape == file[array].shape else found[name][:, 0]
+            np.testing.assert_array_equal(values, file[array])
+
+
+def test_names_of_positions_are_free(tmp_path):
+    path = write_points(tmp_path / "a.hdf5", {"coordinates": '["east", "north"]'})
+    alter(path, lambda file: (file.move("x", "east"), file.move("y", "north")))
+    source = inspect_pdebench(path)
+    assert source.coordinates == ("east", "north")
+    assert [field.name for field in source.fields][-2:] == ["east", "north"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "x, y",
+        "5",
+        "null",
+        "[]",
+        '["x"]',
+        '["x", "y", "z"]',
+        '["x", "x"]',
+        '["x", 5]',
+        '["x", "../y"]',
+        '["pressure", "y"]',
+        '["x", "density"]',
+        '[["x"], ["y"]]',
+        '"xy"',
+        '{"x": 1, "y": 2}',
+    ],
+)
+def test_bad_names_of_positions_are_refused(tmp_path, said):
+    found = refusal(write_points(tmp_path / "a.hdf5", {"coordinates": said}))
+    assert f"attribute coordinates is {said!r}; write JSON into it, the names of 2 arrays of positions (N, P)" in found
+
+
+def test_points_without_a_domain_are_refused(tmp_path):
+    found = refusal(write_points(tmp_path / "a.hdf5", {"extents": None}))
+    assert "its points are scattered, and nothing states the domain; write the attribute `extents`" in found
+    assert "a pair for each of 2 axes" in refusal(write_points(tmp_path / "b.hdf5", {"extents": "[[0, 1]]"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (replace("y", None), "not PDEBench's layout of acoustics_2d"),
+        (replace("y", np.zeros((2, 6))), "y has shape (2, 6)"),
+        (replace("y", np.zeros((3, 5))), "y has shape (3, 5)"),
+        (replace("y", np.zeros((2, 4, 5))), "not PDEBench's layout of acoustics_2d"),
+        (replace("Vy", np.zeros((2, 4, 6))), "Vy has shape (2, 4, 6), where the first array asks for (2, 4, 5)"),
+        (attribute("boundary", '[["wall", "wall"]]'), "the low and high side of each of 2 axes"),
+    ],
+)
+def test_arrays_of_points_must_go_together(tmp_path, change, part):
+    path = write_points(tmp_path / "a.hdf5")
+    alter(path, change)
+    assert part in refusal(path)
+
+
+def test_points_missing_are_named_by_what_was_expected(tmp_path):
+    """(N, P) arrays, by the names that the attribute gives."""
+    path = write_points(tmp_path / "a.hdf5")
+    alter(path, replace("y", None))
+    said = refusal(path)
+    assert "`y` (N, " in said or "y (N, P)" in said
+
+
+# Points without a value.
+
+
+@pytest.mark.parametrize("masked", [True, False, None])
+def test_masked_says_whether_nan_stands_for_no_value(tmp_path, masked):
+    u_ntxy = numbers(3, 4, 6, 4)
+    u_ntxy[:, :, 2:4, 1] = np.nan
+    said = {"family": "navier_stokes_2d", "split": "train"} | ({} if masked is None else {"masked": masked})
+    source = inspect_pdebench(write_arrays(tmp_path / "a.hdf5", {"vorticity": u_ntxy}, said))
+    assert source.masked is bool(masked)
+    np.testing.assert_array_equal(read_whole(source)["vorticity"], u_ntxy)
