@@ -2,11 +2,12 @@
 """Measures how fast the parts are, beside other people's, on made-up input of a fixed shape.
 
 `data` reads windows of 8 of 21 frames, float32 (4, 64, 64), every frame verified: against copies of memory, h5py,
-WebDataset, and The Well's and MosaicML's loaders where they are installed (pip install ups_scale[bench]).
+WebDataset, and The Well's and MosaicML's loaders where they are installed (pip install ups_scale[bench]). `remote`
+reads the same from an S3-compatible server on this machine (pip install ups_scale[test]), against a folder.
 
 Example:
     tools/bench.py data
-    tools/bench.py data --json
+    tools/bench.py remote --json
 """
 
 from __future__ import annotations
@@ -31,16 +32,37 @@ def main() -> None:
     data.add_argument("--rounds", type=int, default=9, help="how often each method has its turn (default 9)")
     data.add_argument("--threads", type=int, default=2, help="reading threads of the stream (default 2, as recipes)")
     data.add_argument("--folder", type=Path, help="where a temporary folder of about 1.5 GB is made")
+    remote = commands.add_parser("remote", help="reading from an S3-compatible server beside a folder")
+    remote.add_argument("--json", action="store_true", help="print the figures as JSON")
+    remote.add_argument("--rounds", type=int, default=5, help="how often each place has its turn (default 5)")
+    remote.add_argument("--threads", type=int, default=2, help="reading threads of the stream (default 2, as recipes)")
+    remote.add_argument("--step-ms", type=float, default=100.0, help="length of a step of training (default 100)")
+    remote.add_argument("--folder", type=Path, help="where a temporary folder of about 1 GB is made")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.threads < 0:
         parser.error("--rounds must be at least 1 and --threads at least 0")
+    print(bench_remote(arguments) if arguments.command == "remote" else bench_data(arguments))
 
+
+def bench_data(arguments: argparse.Namespace) -> str:
     from ups_scale.bench.data import Settings, measure
     from ups_scale.bench.table import render
 
     settings = Settings(rounds=arguments.rounds, threads=arguments.threads)
-    measured = measure(settings, arguments.folder, lambda text: print(f"{text} ...", file=sys.stderr))
-    print(json.dumps(measured.as_json(), indent=1) if arguments.json else render(measured))
+    measured = measure(settings, arguments.folder, say)
+    return json.dumps(measured.as_json(), indent=1) if arguments.json else render(measured)
+
+
+def bench_remote(arguments: argparse.Namespace) -> str:
+    from ups_scale.bench.remote import Settings, measure, render
+
+    settings = Settings(rounds=arguments.rounds, threads=arguments.threads, step_s=arguments.step_ms / 1000)
+    measured = measure(settings, arguments.folder, say)
+    return json.dumps(measured.as_json(), indent=1) if arguments.json else render(measured)
+
+
+def say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr)
 
 
 if __name__ == "__main__":

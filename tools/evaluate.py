@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="P", help="a run folder (its newest checkpoint), or step-<N>/"
     )
-    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="the data (default: the recipe's data.manifest)")
+    parser.add_argument(
+        "--data", metavar="MANIFEST", help="the data, a path or a URL (default: the recipe's data.manifest)"
+    )
     parser.add_argument("--suite", default="small", help="what to measure (default small; docs/evaluation.md)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: <run>/evaluation/<suite>/ of the run)"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plans a recipe without a GPU and without data: parameters, tokens, operations and bytes per ZeRO stage.
 
-Families come from the recipe's manifest if it is there, else from the built-in registry at its usual grids.
+Families come from the recipe's manifest if it is there or at a URL, else from the built-in registry at its usual grids.
 
 Example:
     tools/plan.py --recipe recipes/S.json
@@ -33,12 +33,14 @@ def main() -> None:
         raise RecipeError(f"--nodes {arguments.nodes} --gpus {gpus}: both must be at least 1")
 
     from ups_scale.data.manifest import load_manifest
+    from ups_scale.data.remote import is_url
     from ups_scale.observe.budget import budget, render
     from ups_scale.solvers import default_specs
     from ups_scale.train.requirements import known_specs
 
-    path = Path(recipe.data.manifest)
-    if path.exists():
+    path = recipe.data.manifest
+    is_there = is_url(path) or Path(path).exists()
+    if is_there:
         manifest = load_manifest(path)
         transient = {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
         check_data(recipe, transient)
@@ -51,7 +53,7 @@ def main() -> None:
     else:
         specs = trained = list(default_specs().values())
     figures = budget(recipe, specs, arguments.nodes * gpus, trained)
-    figures["families_from"] = str(path) if path.exists() else "the built-in registry"
+    figures["families_from"] = path if is_there else "the built-in registry"
     print(json.dumps(figures, indent=1) if arguments.json else render(figures))
 
 

@@ -33,7 +33,9 @@ GIB = 2**30
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_recipe_arguments(parser)
-    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="the data (default: the recipe's data.manifest)")
+    parser.add_argument(
+        "--data", metavar="MANIFEST", help="the data, a path or a URL (default: the recipe's data.manifest)"
+    )
     parser.add_argument("--deep", action="store_true", help="read every byte of the shards")
     parser.add_argument("--world-size", type=int, help="ranks to train on (default: the recipe's engine.min_gpus)")
     parser.add_argument(
@@ -63,21 +65,24 @@ def examine(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe, path = None, arguments.data
     try:
         recipe = load(arguments.recipe, arguments.set)
-        path = path or Path(recipe.data.manifest)
+        path = path or recipe.data.manifest
     except RecipeError as error:
         add(report, "recipe", error.problems)
         named = stated(arguments.recipe, arguments.set, "data.manifest")
-        path = path or (Path(named) if isinstance(named, str) and named else None)
+        path = path or (named if isinstance(named, str) and named else None)
     if path is None:
         report["notes"].append("the data were not looked at, as the recipe does not say which; name them with --data")
         return report
-    report["manifest"] = str(path)
 
     from ups_scale.data.manifest import load_manifest
+    from ups_scale.data.remote import is_url
     from ups_scale.data.validate import inspect
 
+    report["manifest"] = path if is_url(path) else str(Path(path))
+    # Of a recipe that is wrong, only which data it means is known.
+    cache = (recipe.data.cache_dir, recipe.data.cache_gib) if recipe else ()
     try:
-        manifest = load_manifest(path)
+        manifest = load_manifest(path, *cache)
     except UserError as error:
         add(report, "data", error.problems)
         return report
@@ -88,11 +93,14 @@ def examine(arguments: argparse.Namespace) -> dict[str, Any]:
         report["world_size"] = world_size
         add(report, "fit", unmet(recipe, manifest, world_size))
         report["notes"] += known_specs(recipe, manifest)[1]
-    inspection = inspect(manifest, arguments.threads)
-    add(report, "data", inspection.problems)
-    report["notes"] += [str(note) for note in inspection.notes]
-    if arguments.deep:
-        read_all(report, manifest, recipe, arguments)
+    try:
+        inspection = inspect(manifest, arguments.threads)
+        add(report, "data", inspection.problems)
+        report["notes"] += [str(note) for note in inspection.notes]
+        if arguments.deep:
+            read_all(report, manifest, recipe, arguments)
+    except UserError as error:  # a server that can't be asked
+        add(report, "data", error.problems)
     report["families"] = [describe(data) for data in manifest.families.values()]
     return report
 

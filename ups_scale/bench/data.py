@@ -191,7 +191,7 @@ def _windows(
         return len(windows)
 
     num_frames, batch, count = settings.window, settings.batch, settings.batches
-    shards = [manifest.path.parent / entry.file for entry in manifest.families[FAMILY].shards["train"]]
+    shards = [Path(manifest.store.place(entry.file)) for entry in manifest.families[FAMILY].shards["train"]]
     fields = manifest.families[FAMILY].spec.fields
     # New readers, opened before the time is taken, two per round: each looks at its values for the first time.
     new = iter([ShardReader(manifest, FAMILY, "train") for _ in range(2 * settings.rounds)])
@@ -315,7 +315,7 @@ def _plan_us() -> float:
     return (time.perf_counter() - start) / count * 1e6
 
 
-def _resume_s(settings: Settings, path: Path) -> float:
+def _resume_s(settings: Settings, path: Path | str) -> float:
     """Seconds from a manifest and a state far on to the first micro-batch."""
     start = time.perf_counter()
     readers = {FAMILY: ShardReader(load_manifest(path), FAMILY, "train")}

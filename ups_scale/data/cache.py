@@ -1,12 +1,13 @@
 """A bounded folder of local copies of remote files, shared by all processes of a node.
 
-    <folder>/<SHA-256>          a whole, verified copy; its time of modification is that of its last use
-    <folder>/<SHA-256>.*.tmp    being downloaded; left over where nobody holds its lock
-    <folder>/locks/<xyz>        one download of a file per node
+    <folder>/<SHA-256>                  a whole, verified copy; its time of modification is that of its last use
+    <folder>/<SHA-256>.<bytes>.*.tmp    being downloaded into the room of so many bytes; left over if nobody locks it
+    <folder>/locks/<xyz>                one download of a file per node
+    <folder>/locks/wanted               somebody has no room for what is needed: let go of what isn't being read
 
-A copy is named by what it holds, so that neither equal names in different folders nor new content under an old name can
-be taken for each other. Whoever reads a copy holds a shared lock on it (`PinnedFile`), which ends with the process; only
-copies that nobody holds make room, those unused for longest first.
+A copy is named by what it holds, so that neither equal names in different folders nor new content under an old name
+can be taken for each other. Whoever reads a copy holds a shared lock on it (`PinnedFile`), which ends with the process;
+only copies that nobody holds make room, those unused for longest first.
 """
 
 from __future__ import annotations
@@ -14,28 +15,43 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import random
+import re
+import resource
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from ups_scale.atomic import sync_folder
+from ups_scale.data import remote
+from ups_scale.data.patience import SHORTAGES
+from ups_scale.data.remote import LostFile, Patience, RemoteFile, Unreachable
 from ups_scale.errors import DataError, remedy
 
-ATTEMPTS = 8
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 20.0
-HASH_BYTES = 2**22
+# Files that all readers of the process keep open. Data sets have more shards than it may have open files (often 1024).
+OPEN_SHARDS = max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+SAME = 3
+"""What comes so often with the same wrong content is what the server has."""
+ROOM_S = 60.0
+"""So long others are waited for that read what takes up the room."""
+LOOK_S = 0.2
+GIB = 2**30
+_OURS = re.compile(r"[0-9a-f]{64}(\.(\d+)\.\w+\.tmp)?")
+"""Names of copies and downloads: nothing else that lies in the folder is counted, or removed."""
+
+
+class NoRoom(Unreachable):
+    """A file does not fit beside what is being read."""
 
 
 class PinnedFile:
     """A copy, open for reading, that stays until nobody holds this object any more."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = -1
+        self.path, self.descriptor = path, -1
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self.descriptor, fcntl.LOCK_SH)
 
@@ -44,146 +60,222 @@ class PinnedFile:
             os.close(self.descriptor)
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A file elsewhere: `download(target)` writes it to a local path; `name` is for messages."""
-
-    name: str
-    bytes: int
-    sha256: str
-    download: Callable[[Path], None]
-
-
 class Cache:
     """See the module's text. Safe to use from many threads and processes.
 
+    What has been opened stays pinned, `max_open` files at most, until `release`, or until its room is needed and no
+    thread reads it.
+
     Raises:
-        DataError: the folder can't be made or written to, or belongs to another user.
+        DataError: the folder can't be made, written to or locked, or belongs to another user.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, max_open: int = OPEN_SHARDS) -> None:
         self.folder, self.max_bytes = folder, max_bytes
+        self._max_open = max_open
+        self._pins: OrderedDict[str, PinnedFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._lost: dict[str, str] = {}
+        self._patience = Patience()
+        self._next_look, self._seen = 0.0, time.time_ns()
         try:
-            (folder / "locks").mkdir(parents=True, exist_ok=True)
-            owner = folder.stat().st_uid
-            if owner != os.getuid():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            status = folder.stat()
+            if status.st_uid != os.getuid() or status.st_mode & 0o002:
+                found = f"belongs to user {status.st_uid}, and this process runs as user {os.getuid()}"
                 raise DataError(
-                    f"{folder}: belongs to user {owner}, this process runs as {os.getuid()}; what another user can "
-                    "write can't be trusted: set data.cache_dir to a folder of your own"
+                    f"{folder}: {found if status.st_uid != os.getuid() else 'may be written to by all users'}; what "
+                    "another user can write can't be trusted: set data.cache_dir to a folder of your own"
                 )
-            with tempfile.TemporaryFile(dir=folder):
+            (folder / "locks").mkdir(exist_ok=True)
+            with self._locked("room"), tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise DataError(
                 f"{folder}: can't be used as cache ({error.strerror}); {remedy(error, 'set data.cache_dir')}"
             ) from None
 
-    def open(self, remote: Remote) -> PinnedFile:
+    def open(self, file: RemoteFile, patient: bool = True) -> PinnedFile:
         """The copy, downloaded if it isn't there.
 
         Raises:
-            DataError: see `fetch`.
+            DataError, OSError: see `fetch`; the latter where the process may open no more files.
         """
-        path = self.folder / remote.sha256
+        self.heed()
+        with self._lock:
+            held = self._pins.get(file.sha256)
+            if held is not None:
+                self._pins.move_to_end(file.sha256)
+                return held
         while True:
             # Not by a name: a failed download's traceback may keep this frame for a while, and so what it names.
             with suppress(FileNotFoundError):
-                return self._held(path)
-            self.fetch(remote)
+                return self._pinned(file.sha256)
+            self.fetch(file, patient)
 
-    @staticmethod
-    def _held(path: Path) -> PinnedFile:
-        file = PinnedFile(path)
-        if os.fstat(file.descriptor).st_nlink == 0:  # removed between opening and locking it
-            raise FileNotFoundError(path)
-        os.utime(file.descriptor)
-        return file
+    def release(self, sha256: str) -> None:
+        """Lets go of a copy: it may make room from now on, last of all."""
+        with self._lock:
+            held = self._pins.pop(sha256, None)
+        if held is not None:
+            os.utime(held.descriptor)
 
-    def fetch(self, remote: Remote) -> None:
+    def heed(self) -> None:
+        """Lets go of what no thread reads, if another process has no room; cheap enough to be called often."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        try:
+            wanted = (self.folder / "locks" / "wanted").stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if wanted > self._seen:
+            self._seen = wanted
+            with self._lock:
+                self._pins.clear()
+
+    def abandon(self) -> None:
+        """Ends the waiting of downloads that have begun, with an `Unreachable`; not of those that begin later."""
+        self._patience.end()
+
+    def is_sound(self, file: RemoteFile) -> bool:
+        """Whether the copy still holds what it did; one that doesn't is removed, to be downloaded anew."""
+        path = self.folder / file.sha256
+        try:
+            with path.open("rb") as copy:
+                if hashlib.file_digest(copy, "sha256").hexdigest() == file.sha256:
+                    return True
+        except OSError:
+            pass
+        with self._lock:
+            self._pins.pop(file.sha256, None)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return False
+
+    def fetch(self, file: RemoteFile, patient: bool = True) -> None:
         """Downloads a file, unless its copy is there; waits where another process does.
 
-        Raises:
-            DataError: no room, refused, or still failing or damaged after `ATTEMPTS` attempts.
-        """
-        path = self.folder / remote.sha256
-        with self._locked(remote.sha256[:3]):
-            if path.exists():
-                return
-            with self._reserve(remote) as aside:
-                self._download(remote, aside)
-                os.replace(aside, path)
-                sync_folder(self.folder)
+        Not `patient`: waits for no room, and takes none of what this process reads.
 
-    def _download(self, remote: Remote, aside: Path) -> None:
-        problems = []
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                # Many readers that failed together don't come back together.
-                time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1))
-            try:
-                remote.download(aside)
-            except DataError:
-                raise
-            except OSError as error:
-                problems.append(str(error) or type(error).__name__)
-                continue
-            with aside.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-                if (size, found) == (remote.bytes, remote.sha256):
-                    os.fsync(file.fileno())
+        Raises:
+            LostFile: the server does not have it, or has it with other content.
+            Unreachable: refused, or still failing after all attempts; or the cache has no room for it (`NoRoom`), or
+                its disk is full or fails.
+            OSError: the process may open no more files.
+        """
+        if file.sha256 in self._lost:
+            raise LostFile(self._lost[file.sha256])
+        path, ended = self.folder / file.sha256, self._patience.begin()
+        try:
+            with self._locked(file.sha256[:3]):
+                if path.exists():
                     return
-            problems.append(
-                f"{size:,} bytes came, {remote.bytes:,} were to" if size != remote.bytes else "its SHA-256 differs"
-            )
-        told = "; ".join(dict.fromkeys(problems))
-        raise DataError(f"{remote.name}: not to be had in {ATTEMPTS} attempts ({told})")
+                with self._reserved(file, patient, ended) as aside:
+                    self._download(file, aside, ended)
+                    os.replace(aside, path)
+                    sync_folder(self.folder)
+        except LostFile as error:
+            self._lost[file.sha256] = str(error)  # another thread would download it as often to learn the same
+            raise
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            raise Unreachable(
+                f"{self.folder}: can't keep {file.url} ({error.strerror}); {remedy(error, 'set data.cache_dir')}"
+            ) from None
+
+    @staticmethod
+    def _download(file: RemoteFile, aside: Path, ended: threading.Event) -> None:
+        seen: Counter[str] = Counter()
+
+        def attempt() -> None:
+            remote.download(file.url, aside)
+            with aside.open("rb") as copy:
+                size = os.fstat(copy.fileno()).st_size
+                found = hashlib.file_digest(copy, "sha256").hexdigest()
+                if found == file.sha256:
+                    os.fsync(copy.fileno())
+                    return
+            if file.bytes not in (None, size):
+                problem = f"{size:,} bytes came, the manifest lists {file.bytes:,}"
+            else:
+                problem = f"its SHA-256 is {found[:12]}..., the manifest lists {file.sha256[:12]}..."
+            seen[found] += 1
+            if seen[found] == SAME:
+                raise LostFile(f"{file.url}: {problem}, {SAME} times the same; copy the file there again")
+            raise OSError(problem)
+
+        remote.persistently(file.url, attempt, ended)
 
     @contextmanager
-    def _reserve(self, remote: Remote) -> Iterator[Path]:
-        """A file of the right size to download into, which is room that nobody else takes."""
-        with self._locked("room"):
-            self._make_room(remote)
-            descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=f"{remote.sha256}.", suffix=".tmp")
-            aside = Path(name)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if remote.bytes:
-                    os.posix_fallocate(descriptor, 0, remote.bytes)
-            except OSError as error:
-                aside.unlink()
-                os.close(descriptor)
-                raise DataError(
-                    f"{self.folder}: no room for {remote.name}, {remote.bytes:,} bytes ({error.strerror}); free some "
-                    "space, or set data.cache_dir to another disk"
-                ) from None
+    def _reserved(self, file: RemoteFile, patient: bool, ended: threading.Event) -> Iterator[Path]:
+        """A file to download into, whose name takes the room."""
+        until = time.monotonic() + ROOM_S
+        waits = patient and (file.bytes or 0) <= self.max_bytes
+        while (taken := self._take_room(file, patient)) is None:
+            if not waits or time.monotonic() > until or ended.wait(LOOK_S / 2):
+                raise NoRoom(
+                    f"{self.folder}: {file.url}, {file.bytes or 0:,} bytes, does not fit into the cache's "
+                    f"{self.max_bytes:,} beside what is being read; raise data.cache_gib, or lower data.shuffle_shards"
+                )
+        descriptor, aside = taken
         try:
             yield aside
         finally:
             aside.unlink(missing_ok=True)
             os.close(descriptor)
 
-    def _make_room(self, remote: Remote) -> None:
-        """Removes copies that nobody holds until `remote` fits. Called under the room's lock."""
+    def _take_room(self, file: RemoteFile, patient: bool) -> tuple[int, Path] | None:
+        num_bytes = file.bytes or 0
+        with self._locked("room"):
+            if not self._make_room(num_bytes, patient):
+                if patient:
+                    (self.folder / "locks" / "wanted").touch()
+                return None
+            descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=f"{file.sha256}.{num_bytes}.", suffix=".tmp")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return descriptor, Path(name)
+
+    def _make_room(self, num_bytes: int, patient: bool) -> bool:
+        """Removes copies that nobody holds until so many bytes fit; whether they do. Called under the room's lock."""
         entries = []
         for entry in os.scandir(self.folder):
+            ours = _OURS.fullmatch(entry.name)
             with suppress(FileNotFoundError):
-                if entry.is_file(follow_symlinks=False):
+                if ours:
                     status = entry.stat(follow_symlinks=False)
-                    entries.append((entry.name.endswith(".tmp"), status.st_mtime_ns, entry.path, status.st_size))
+                    size = max(status.st_size, int(ours[2] or 0))
+                    entries.append((ours[1] is None, status.st_mtime_ns, entry.path, size))
         held = sum(size for _, _, _, size in entries)
         # What is left of downloads that were killed goes first.
-        for aside, _, path, size in sorted(entries, key=lambda entry: (not entry[0], entry[1])):
-            if not aside and held + remote.bytes <= self.max_bytes:
-                return
+        for whole, _, path, size in sorted(entries):
+            if whole and held + num_bytes <= self.max_bytes:
+                break
             if _remove_unless_held(Path(path)):
                 held -= size
-        if held + remote.bytes > self.max_bytes:
-            raise DataError(
-                f"{self.folder}: {remote.name}, {remote.bytes:,} bytes, does not fit into the cache's "
-                f"{self.max_bytes:,} beside the {held:,} that are being read; raise data.cache_gib, or lower "
-                "data.shuffle_shards"
-            )
+        while patient and held + num_bytes > self.max_bytes:
+            with self._lock:
+                if not self._pins:
+                    return False
+                sha256, pin = self._pins.popitem(last=False)
+            size = os.fstat(pin.descriptor).st_size
+            del pin
+            if _remove_unless_held(self.folder / sha256):
+                held -= size
+        return held + num_bytes <= self.max_bytes
+
+    def _pinned(self, sha256: str) -> PinnedFile:
+        file = PinnedFile(self.folder / sha256)
+        if os.fstat(file.descriptor).st_nlink == 0:  # removed between opening and locking it
+            raise FileNotFoundError(sha256)
+        os.utime(file.descriptor)
+        with self._lock:
+            file = self._pins.setdefault(sha256, file)
+            while len(self._pins) > self._max_open:
+                self._pins.popitem(last=False)
+        return file
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import xxhash
 
+from ups_scale.data.cache import PinnedFile
 from ups_scale.data.index import ShardIndex
 
 
@@ -44,7 +45,7 @@ class ShardFrames:
     every time would cost a fifth of reading them (docs/data.md).
     """
 
-    def __init__(self, path: Path, identity: tuple[int, ...], index: ShardIndex, masked: bool) -> None:
+    def __init__(self, path: Path | str, identity: tuple[int, ...], index: ShardIndex, masked: bool) -> None:
         header = index.header
         self.path, self.identity, self.index, self.keys = str(path), identity, index, header.keys
         self._masked = masked
@@ -56,7 +57,7 @@ class ShardFrames:
         self._offsets: list[list[int]] = index.offsets_nc.tolist()
         self._looked_at = bytearray(header.num_trajectories * header.num_frames)
 
-    def read(self, file: OpenShard, row: int, frames: Sequence[int], out_ctx: np.ndarray) -> None:
+    def read(self, file: OpenShard | PinnedFile, row: int, frames: Sequence[int], out_ctx: np.ndarray) -> None:
         """Reads these frames of trajectory `row` into `out_ctx`, (C, T, *grid) float32 and contiguous.
 
         Raises:

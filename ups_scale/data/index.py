@@ -113,7 +113,7 @@ def read_raw(path: Path) -> bytes:
         ) from None
 
 
-def parse_index(raw: bytes, path: Path) -> ShardIndex:
+def parse_index(raw: bytes, path: Path | str) -> ShardIndex:
     """The index whose file `path` holds `raw`; raises as `read_index`."""
     try:
         return _parse(raw)

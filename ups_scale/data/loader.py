@@ -1,7 +1,8 @@
 """The stream of micro-batches of one rank: the plan's windows, read ahead by threads, with exact state.
 
     plan.draws(state, horizon) -> chunk(draw, rank) -> plan.window -> ShardReader.read_window -> FieldBatch
-                                                            ^--- damaged: the next ---'
+         |                                                  ^--- damaged: the next ---'
+         '-> Prefetch: shards that lie elsewhere -> Cache
 
 Threads, not processes: between processes the copies cost more than the reading (docs/data.md).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from ups_scale.data.batch import FieldBatch
 from ups_scale.data.buffers import empty_windows
 from ups_scale.data.plan import Chunk, Draw, Plan, PlanState, chunk
+from ups_scale.data.prefetch import Prefetch
 from ups_scale.data.quarantine import Quarantine
 from ups_scale.data.reader import DamagedItem, ShardReader
 from ups_scale.errors import DataError
@@ -55,16 +58,19 @@ def stream(
     parts: int,
     threads: int,
     prefetch: int,
+    ahead: Prefetch | None = None,
 ) -> Generator[MicroBatch, None, None]:
     """Yields this rank's micro-batches from `state` until before step `stop_step`, in the plan's order.
 
     `parts` is the number of microsteps per draw; `threads` read up to `prefetch` micro-batches ahead (0: read when
     asked). The order and the content depend on neither, nor on what `quarantine` knows. It learns of all damage that is
-    found, and is to account for it where the micro-batch is used.
+    found, and is to account for it where the micro-batch is used. Shards that lie elsewhere are downloaded by `ahead`,
+    which ends with the stream, before they are needed; without it, when they are.
 
     Raises:
         DataError: `MAX_ATTEMPTS` reads in a row found damage, and more than the quarantine's share of the family is
-            known to be damaged, or all of it is; at the micro-batch that it concerns, after those before it.
+            known to be damaged, or all of it is; or a server does not give a shard. At the micro-batch that it
+            concerns, after those before it.
     """
 
     def tasks() -> Iterator[Callable[[], MicroBatch]]:
@@ -80,22 +86,38 @@ def stream(
                     )
             now = after
 
+    downloading = ahead.running(state, stop_step, horizon_at) if ahead else nullcontext()
+    with downloading, closing(_in_order(tasks(), threads, prefetch, ahead)) as micros:
+        reached = state
+        for micro in micros:
+            if ahead and micro.step >= reached.step:
+                ahead.reached(reached)
+            reached = micro.state
+            yield micro
+
+
+def _in_order(
+    tasks: Iterator[Callable[[], MicroBatch]], threads: int, prefetch: int, ahead: Prefetch | None
+) -> Generator[MicroBatch, None, None]:
+    """The results of `tasks` in their order."""
     if threads == 0:
-        for task in tasks():
+        for task in tasks:
             yield task()
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
-        ahead: deque[Future[MicroBatch]] = deque()
+        coming: deque[Future[MicroBatch]] = deque()
         try:
-            for task in tasks():
-                ahead.append(pool.submit(task))
-                if len(ahead) > prefetch:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            for task in tasks:
+                coming.append(pool.submit(task))
+                if len(coming) > prefetch:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
         finally:
-            for future in ahead:
+            for future in coming:
                 future.cancel()
+            if ahead:
+                ahead.close()  # before the threads are waited for: they may be waiting for a server
 
 
 def _read(

@@ -7,11 +7,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ups_scale.data import remote
 from ups_scale.data.index import MAX_BYTES
+from ups_scale.data.store import CACHE_GIB, LocalStore, RemoteStore, Store, default_cache_dir, remote_manifest
 from ups_scale.errors import DataError
 from ups_scale.physics.families import BOUNDARY_KINDS, GEOMETRIES, FamilySpec
 
@@ -60,11 +62,18 @@ class FamilyData:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set. `digest` is the SHA-256 of what it holds, whatever folder it lies in and whoever made it."""
+    """A data set. `digest` is the SHA-256 of what it holds, whatever folder it lies in and whoever made it; `path` is a
+    URL, as text, if it lies elsewhere, and `store` gives its shards."""
 
-    path: Path
+    path: Path | str
     digest: str
     families: Mapping[str, FamilyData]
+    store: Store = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return str(self.path).rpartition("/")[2]
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -73,28 +82,24 @@ def digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_manifest(path: str | Path) -> Manifest:
-    """The data set described by `path` (the file, or the folder that holds it).
+def load_manifest(path: str | Path, cache_dir: str | Path | None = None, cache_gib: float = CACHE_GIB) -> Manifest:
+    """The data set described by `path`: the file, or the folder that holds it, or the URL of either.
+
+    Shards at a URL are kept in a cache of `cache_gib` GiB in `cache_dir`, by default `default_cache_dir()`.
 
     Raises:
         DataError: missing, not JSON, of another format version, or lacking a key; the message says what to do.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "manifest.json"
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise DataError(f"{path}: no plain file; name the manifest.json that tools/shard.py wrote")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --out "
-            f"{path.parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
-        ) from None
-    except DataError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a readable JSON file ({error}); run tools/shard.py again") from None
+    store: Store
+    if remote.is_url(path):
+        path, base = remote_manifest(str(path))
+        store = RemoteStore(base, Path(cache_dir).expanduser() if cache_dir else default_cache_dir(), cache_gib)
+    else:
+        path = Path(path)
+        if path.is_dir():
+            path = path / "manifest.json"
+        store = LocalStore(path.parent)
+    content = _read(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise DataError(
@@ -113,7 +118,28 @@ def load_manifest(path: str | Path) -> Manifest:
         raise DataError(f"{path}: malformed manifest ({'; '.join(problems)}); run tools/shard.py again")
     if not families:
         raise DataError(f"{path}: the manifest lists no family; run tools/shard.py again with at least one input file")
-    return Manifest(path, digest(content), families)
+    return Manifest(path, digest(content), families, store)
+
+
+def _read(path: str | Path) -> Any:
+    """The JSON in a manifest's file; a `DataError` if there is none."""
+    try:
+        if isinstance(path, str):
+            text = remote.read(path).decode()
+        elif path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: no plain file; name the manifest.json that tools/shard.py wrote")
+        else:
+            text = path.read_text(encoding="utf-8")
+        return json.loads(text)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --out "
+            f"{Path(path).parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
+        ) from None
+    except DataError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable JSON file ({error}); run tools/shard.py again") from None
 
 
 def _family(name: str, entry: dict[str, Any]) -> FamilyData:

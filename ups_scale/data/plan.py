@@ -10,7 +10,7 @@ ranks nor of reading threads enters; the state is the step and one position per 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -81,6 +81,17 @@ class Draw:
     first: int
     num_windows: int
     horizon: int
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The stretch of `family`'s stream in which its shard number `shard` is open: windows from position `first` to
+    `last` are of it, beside those of the other shards of its group."""
+
+    family: str
+    shard: int
+    first: int
+    last: int
 
 
 class Plan:
@@ -174,6 +185,22 @@ class Plan:
         stride = 1 + mix(self._seed, 5, family, position, attempt) % longest if longest > 1 else 1
         first = mix(self._seed, 2, family, position, attempt) % (stream.num_frames - steps * stride)
         return trajectory, range(first, first + steps * stride + 1, stride)
+
+    def visits(self, family: str, position: int) -> Iterator[Visit]:
+        """The shards that a family's stream is read from, from `position` on without end, in the order in which each is
+        needed first."""
+        stops = np.cumsum(self._streams[family].shard_sizes)
+        epoch, place = divmod(position, self._sizes[family])
+        while True:
+            shards = np.searchsorted(stops, self._order(family, epoch)[place:], side="right")
+            first, last = np.full((2, len(stops)), -1)
+            numbers = np.arange(len(shards)) + (position := epoch * self._sizes[family] + place)
+            last[shards] = numbers
+            first[shards[::-1]] = numbers[::-1]
+            for shard in np.argsort(first, kind="stable").tolist():
+                if first[shard] >= position:
+                    yield Visit(family, shard, int(first[shard]), int(last[shard]))
+            epoch, place = epoch + 1, 0
 
     def _epoch_order(self, name: str, epoch: int) -> np.ndarray:
         sizes = self._streams[name].shard_sizes

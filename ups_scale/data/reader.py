@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,14 +16,15 @@ import torch
 
 from ups_scale.data.batch import FieldBatch
 from ups_scale.data.buffers import empty_windows
+from ups_scale.data.cache import OPEN_SHARDS, Cache, PinnedFile
 from ups_scale.data.frames import DamagedFrame, OpenShard, ShardFrames
-from ups_scale.data.index import ShardIndex, parse_index, read_raw
+from ups_scale.data.index import ShardIndex, parse_index
 from ups_scale.data.manifest import Manifest, ShardEntry
 from ups_scale.data.patience import SHORTAGES, patiently
+from ups_scale.data.remote import LostFile, RemoteFile, Unreachable
+from ups_scale.data.store import RemoteStore
 from ups_scale.errors import DataError
 
-# Files that all readers of the process keep open. Data sets have more shards than it may have open files (often 1024).
-OPEN_SHARDS = max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 # How often, and after which pauses in s, a read that the system fails is tried again, with a file opened anew.
 _PAUSES_S = (0.05, 0.5)
 
@@ -72,13 +72,14 @@ class ShardReader:
         shard_sizes: number of trajectories per shard.
         num_frames: of every trajectory.
         broken_shards: what is wrong with each shard that can't be read at all, by its file; empty if `strict`.
+        remote: the files of the shards if they lie elsewhere, else empty; then what is read is their copies in `cache`.
 
     With `strict=False` such shards are no error until one of their trajectories is asked for: a `DamagedItem`, whose
     frame is None.
 
     Raises:
         DataError: no such family or split; or, if `strict`, shards or their indices are missing, damaged or disagree
-            with the manifest: the message lists them all.
+            with the manifest: the message lists them all. `Unreachable`, `strict` or not: the server can't be asked.
     """
 
     def __init__(self, manifest: Manifest, family: str, split: str, *, strict: bool = True) -> None:
@@ -98,11 +99,20 @@ class ShardReader:
         self._files = [entry.file for entry in entries]
         self._first = [0, *accumulate(self.shard_sizes)]
         self._shards: list[ShardFrames | None] = []
+        store = manifest.store
+        self.remote: tuple[RemoteFile, ...] = ()
+        self.cache: Cache | None = None
+        if isinstance(store, RemoteStore):
+            self.remote, self.cache = tuple(map(store.shard, entries)), store.cache
+            store.fetch_indices(entries)
         for entry in entries:
-            path = manifest.path.parent / entry.file
+            path = store.place(entry.file)
             try:
-                index, identity = self._index(path, entry, manifest)
+                identity = _identity(Path(path), entry, manifest) if self.cache is None else ()
+                index = self._index(entry, manifest)
                 self._shards.append(ShardFrames(path, identity, index, self.data.spec.masked))
+            except Unreachable:
+                raise
             except DataError as error:
                 self._shards.append(None)
                 self.broken_shards[entry.file] = str(error)
@@ -132,7 +142,7 @@ class ShardReader:
         Raises:
             DamagedItem: a frame's bytes do not match its checksum or can't be read, or its values are not finite (in a
                 masked family: infinite); the first such frame of the window. Or the whole shard can't be read.
-            DataError: no such trajectory or frames.
+            DataError: no such trajectory or frames; or a server does not give the shard, or the cache can't keep it.
         """
         number, row = self.locate(trajectory)
         shard = self._shards[number]
@@ -148,8 +158,10 @@ class ShardReader:
             raise self._whole(number, trajectory, self.broken_shards[self._files[number]])
         for pause in (*_PAUSES_S, None):
             try:
-                shard.read(_open_shard(shard.path, shard.identity), row, frames, out_ctx)
+                shard.read(self._open(number, shard), row, frames, out_ctx)
                 return
+            except LostFile as error:
+                raise self._whole(number, trajectory, str(error)) from None
             except OSError as error:
                 if error.errno in SHORTAGES:
                     raise DataError(
@@ -158,6 +170,8 @@ class ShardReader:
                     ) from None
                 raise self._whole(number, trajectory, f"the shard can't be opened ({error.strerror})") from None
             except DamagedFrame as error:
+                if self.cache is not None and pause is not None and not self.cache.is_sound(self.remote[number]):
+                    continue
                 if error.by_system and pause is not None:
                     _open_shard.cache_clear()  # the open file may be stale
                     time.sleep(pause)
@@ -229,23 +243,16 @@ class ShardReader:
     def _whole(self, number: int, trajectory: int, reason: str) -> DamagedItem:
         return DamagedItem(self.family, self._files[number], "", trajectory, None, reason)
 
-    def _index(self, shard: Path, entry: ShardEntry, manifest: Manifest) -> tuple[ShardIndex, tuple[int, ...]]:
-        """The index of `shard`, if both are what the manifest lists, and what tells the file from another."""
+    def _open(self, number: int, shard: ShardFrames) -> OpenShard | PinnedFile:
+        if self.cache is None:
+            return _open_shard(shard.path, shard.identity)
+        return self.cache.open(self.remote[number])
+
+    def _index(self, entry: ShardEntry, manifest: Manifest) -> ShardIndex:
+        """The index of a shard, if it is what the manifest lists."""
         again = "run tools/shard.py again"
-        try:
-            status = patiently(shard.stat)
-        except FileNotFoundError:
-            raise DataError(f"{shard}: no such shard, though {manifest.path} lists it; {again}") from None
-        except OSError as error:
-            raise DataError(f"{shard}: the shard can't be read ({error.strerror}); {again}") from None
-        if not S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise DataError(f"{shard}: not a file, though {manifest.path} lists it as a shard; {again}")
-        if status.st_size != entry.bytes:
-            raise DataError(
-                f"{shard}: {status.st_size:,} bytes, {manifest.path} says {entry.bytes:,}; copy it again, or {again}"
-            )
-        path, spec = shard.with_name(shard.name + ".idx"), self.data.spec
-        raw = read_raw(path)
+        path, spec = manifest.store.place(f"{entry.file}.idx"), self.data.spec
+        raw = manifest.store.read_index(entry)
         index = parse_index(raw, path)
         if hashlib.sha256(raw).hexdigest() != entry.index_sha256:
             raise DataError(f"{path}: not the index that {manifest.path} lists (SHA-256 differs); {again}")
@@ -269,7 +276,25 @@ class ShardReader:
             raise DataError(f"{path}: states times, though {manifest.path} says the family is steady; {again}")
         if not spec.steady and not (np.isfinite(times_nt).all() and (np.diff(times_nt) > 0).all()):
             raise DataError(f"{path}: the times of a trajectory's frames are not finite and increasing; {again}")
-        return index, (status.st_dev, status.st_ino, status.st_mtime_ns)
+        return index
+
+
+def _identity(shard: Path, entry: ShardEntry, manifest: Manifest) -> tuple[int, ...]:
+    """What tells the file from another of its name, if it is there and of the size that the manifest lists."""
+    again = "run tools/shard.py again"
+    try:
+        status = patiently(shard.stat)
+    except FileNotFoundError:
+        raise DataError(f"{shard}: no such shard, though {manifest.path} lists it; {again}") from None
+    except OSError as error:
+        raise DataError(f"{shard}: the shard can't be read ({error.strerror}); {again}") from None
+    if not S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise DataError(f"{shard}: not a file, though {manifest.path} lists it as a shard; {again}")
+    if status.st_size != entry.bytes:
+        raise DataError(
+            f"{shard}: {status.st_size:,} bytes, {manifest.path} says {entry.bytes:,}; copy it again, or {again}"
+        )
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _text(frames: Sequence[int]) -> str:

@@ -25,6 +25,7 @@ import xxhash
 from ups_scale.data.index import IndexHeader, ShardIndex
 from ups_scale.data.manifest import FamilyData, Manifest
 from ups_scale.data.moments import FieldMoments, finish
+from ups_scale.data.remote import LostFile, MissingFile, Unreachable
 from ups_scale.data.validate import (
     DT_TOLERANCE,
     STATISTICS_TOLERANCE,
@@ -70,6 +71,9 @@ def scan(manifest: Manifest, threads: int = 1, progress: Callable[[int], Any] = 
     """Reads every shard and checks every frame; `progress` is told the number of bytes after each chunk read.
 
     Shards that are missing, and indices that can't be read, are left out: `validate.inspect` names them.
+
+    Raises:
+        DataError: the data set lies elsewhere, and the server or the cache fails.
     """
     listed = parts(manifest)
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -92,15 +96,14 @@ def scan(manifest: Manifest, threads: int = 1, progress: Callable[[int], Any] = 
 
 
 def _shard(manifest: Manifest, part: Part, progress: Callable[[int], Any]) -> _ShardScan:
-    path = manifest.path.parent / part.entry.file
     result = _ShardScan([], part.entry.trajectories)
     try:
-        if not path.is_file():
-            return result
-        with path.open("rb", buffering=0) as file:
+        with manifest.store.open(part.entry) as file:
             _digest(file, part, result, progress)
             try:
                 index = read_listed_index(manifest, part.entry)
+            except Unreachable:
+                raise
             except DataError:
                 return result
             if disagreements(manifest, part, index):
@@ -113,6 +116,10 @@ def _shard(manifest: Manifest, part: Part, progress: Callable[[int], Any]) -> _S
             spec = manifest.families[part.family].spec
             result.findings += _members(file, part.entry.file, spec, index)
             _frames(file, part, spec, index, result)
+    except (FileNotFoundError, MissingFile):
+        return result
+    except LostFile as error:
+        result.findings.append(Finding(part.entry.file, str(error)))
     except OSError as error:
         result.findings.append(Finding(part.entry.file, f"can't be read: {error.strerror or error}"))
     return result

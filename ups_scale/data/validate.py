@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from ups_scale.data.index import ShardIndex, parse_index, read_raw
+from ups_scale.data.index import ShardIndex, parse_index
 from ups_scale.data.manifest import FamilyData, Manifest, ShardEntry
+from ups_scale.data.remote import Unreachable
+from ups_scale.data.store import LocalStore
 from ups_scale.errors import DataError
 
 # Larger than any physical quantity in any unit in use, and squares of it still fit float32's exponent times two.
@@ -81,7 +83,11 @@ def parts(manifest: Manifest) -> list[Part]:
 
 
 def inspect(manifest: Manifest, threads: int = 1) -> Inspection:
-    """Everything wrong with the data set's manifest and indices, and with which files are there; reads no shard."""
+    """Everything wrong with the data set's manifest and indices, and with which files are there; reads no shard.
+
+    Raises:
+        DataError: the data set lies elsewhere, and the server can't be asked.
+    """
     problems = [finding for data in manifest.families.values() for finding in _family(data)]
     listed = parts(manifest)
     problems += _listed_twice(listed)
@@ -92,7 +98,8 @@ def inspect(manifest: Manifest, threads: int = 1) -> Inspection:
     problems += _keys_used_twice([trajectories for _, trajectories in looked_at])
     notes = [note for data in manifest.families.values() for note in _remarks(data)]
     notes += _same_in_two_splits(listed, [trajectories for _, trajectories in looked_at])
-    notes += _strays(manifest.path.parent, {part.entry.file for part in listed})
+    if isinstance(manifest.store, LocalStore):  # not every server lists a folder
+        notes += _strays(manifest.store.folder, {part.entry.file for part in listed})
     return Inspection(tuple(problems), tuple(notes))
 
 
@@ -102,8 +109,8 @@ def read_listed_index(manifest: Manifest, entry: ShardEntry) -> ShardIndex:
     Raises:
         DataError: it can't be read, is damaged, or is not the one that the manifest lists.
     """
-    path = manifest.path.parent / (entry.file + ".idx")
-    raw = read_raw(path)
+    path = manifest.store.place(entry.file + ".idx")
+    raw = manifest.store.read_index(entry)
     index = parse_index(raw, path)
     if hashlib.sha256(raw).hexdigest() != entry.index_sha256:
         raise DataError(f"{path}: not the index that {manifest.path} lists (SHA-256 differs); run tools/shard.py again")
@@ -186,16 +193,16 @@ def _listed_twice(listed: Sequence[Part]) -> list[Finding]:
 
 def _shard(manifest: Manifest, part: Part) -> tuple[list[Finding], _Trajectories]:
     entry = part.entry
-    path = manifest.path.parent / entry.file
+    path = manifest.store.place(entry.file)
     findings = []
     try:
-        size = path.stat().st_size if path.is_file() else None
+        size = manifest.store.size(entry)
     except OSError as error:
         findings.append(Finding(entry.file, f"can't be read ({error.strerror}); check the path and its permissions"))
     else:
         if size is None:
             findings.append(
-                Finding(entry.file, f"no such shard, though {manifest.path.name} lists it; run tools/shard.py again")
+                Finding(entry.file, f"no such shard, though {manifest.name} lists it; run tools/shard.py again")
             )
         elif size != entry.bytes:
             findings.append(
@@ -203,6 +210,8 @@ def _shard(manifest: Manifest, part: Part) -> tuple[list[Finding], _Trajectories
             )
     try:
         index = read_listed_index(manifest, entry)
+    except Unreachable:
+        raise
     except DataError as error:
         return [*findings, Finding(entry.file + ".idx", str(error).removeprefix(f"{path}.idx: "))], _Trajectories()
     findings += [Finding(entry.file + ".idx", text) for text in disagreements(manifest, part, index)]
@@ -215,7 +224,7 @@ def disagreements(manifest: Manifest, part: Part, index: ShardIndex) -> list[str
     header, entry, data = index.header, part.entry, manifest.families[part.family]
     spec = data.spec
     return [
-        f"{what} {found!r} in the index, {expected!r} in {manifest.path.name}; run tools/shard.py again"
+        f"{what} {found!r} in the index, {expected!r} in {manifest.name}; run tools/shard.py again"
         for what, found, expected in (
             ("file", header.shard, entry.file),
             ("bytes", header.shard_bytes, entry.bytes),

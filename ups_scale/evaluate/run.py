@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from ups_scale.checkpoint.resume import find_checkpoint
 from ups_scale.data.manifest import Manifest, load_manifest
 from ups_scale.data.reader import ShardReader
+from ups_scale.data.remote import is_url
 from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate import report as reports
 from ups_scale.evaluate.html import page
@@ -52,7 +53,7 @@ def evaluate_checkpoint(
     path: Path,
     accelerator: Accelerator,
     suite: str = "small",
-    manifest_path: Path | None = None,
+    manifest_path: str | Path | None = None,
     out: Path | None = None,
     force: bool = False,
 ) -> Outcome:
@@ -69,13 +70,14 @@ def evaluate_checkpoint(
     checkpoint = find_checkpoint(path, without=TRAINING_STATE)
     recipe = _read_json(checkpoint / "recipe.json")
     out = out or _default_out(checkpoint, suite)
-    manifest = load_manifest(manifest_path or _recipe_manifest(recipe, checkpoint))
+    kept = {key: recipe["data"][key] for key in ("cache_dir", "cache_gib") if key in recipe["data"]}
+    manifest = load_manifest(manifest_path or _recipe_manifest(recipe, checkpoint), **kept)
     model = Simulator.from_pretrained(checkpoint / "model", accelerator.device)
     tests, left_out = _tests(manifest, model)
     subject = Subject(
         checkpoint=_shown(checkpoint),
         checkpoint_sha256=hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest(),
-        manifest=_shown(manifest.path),
+        manifest=manifest.path if isinstance(manifest.path, str) else _shown(manifest.path),
         manifest_digest=manifest.digest,
         suite=suite,
         horizons=tuple(sorted(recipe["evaluate"]["horizons"])),
@@ -171,9 +173,9 @@ def _default_out(checkpoint: Path, suite: str) -> Path:
     return Path(_shown(run / "evaluation" / suite))
 
 
-def _recipe_manifest(recipe: Mapping[str, Any], checkpoint: Path) -> Path:
-    path = Path(recipe["data"]["manifest"])
-    if not path.exists():
+def _recipe_manifest(recipe: Mapping[str, Any], checkpoint: Path) -> str:
+    path = recipe["data"]["manifest"]
+    if not is_url(path) and not Path(path).exists():
         raise DataError(
             f"{path}: no such manifest; it is data.manifest in {checkpoint / 'recipe.json'}, taken from the current "
             "folder. Name the data with --data MANIFEST, or make them with tools/generate.py and tools/shard.py"

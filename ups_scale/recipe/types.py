@@ -31,6 +31,8 @@ class DataSettings:
     reader_threads: int
     prefetch: int
     shuffle_shards: int
+    cache_dir: str | None
+    cache_gib: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ups_scale.data.batch import FieldBatch
 from ups_scale.data.loader import MicroBatch, stream
 from ups_scale.data.manifest import Manifest
 from ups_scale.data.plan import FamilyStream, Plan, PlanState
+from ups_scale.data.prefetch import Prefetch
 from ups_scale.data.quarantine import Quarantine, told
 from ups_scale.data.reader import DamagedItem, ShardReader
 from ups_scale.distributed import Ranks
@@ -148,4 +149,5 @@ def open_stream(
         parts=accumulation // recipe.data.draws_per_step,
         threads=recipe.data.reader_threads,
         prefetch=recipe.data.prefetch,
+        ahead=Prefetch(plan, readers) if any(reader.remote for reader in readers.values()) else None,
     )

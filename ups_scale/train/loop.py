@@ -32,7 +32,7 @@ from ups_scale.recipe.types import Recipe
 from ups_scale.train import run
 from ups_scale.train.feed import isolate, lay_out, open_readers, open_stream
 from ups_scale.train.records import StepRecords
-from ups_scale.train.requirements import known_specs
+from ups_scale.train.requirements import check_cache, known_specs
 from ups_scale.train.validation import validate
 
 
@@ -49,7 +49,8 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
         DivergenceError: the loss is no longer finite.
     """
     require_hardware(recipe)
-    manifest = load_manifest(recipe.data.manifest)
+    manifest = load_manifest(recipe.data.manifest, recipe.data.cache_dir, recipe.data.cache_gib)
+    check_cache(recipe, manifest)
     rules.check_data(
         recipe, {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
     )

@@ -9,7 +9,8 @@ import torch
 
 from ups_scale.data.manifest import Manifest
 from ups_scale.data.plan import check_windows, windows_per_draw
-from ups_scale.errors import UserError
+from ups_scale.data.prefetch import unmet_room
+from ups_scale.errors import RecipeError, UserError
 from ups_scale.model.build import build_model
 from ups_scale.physics.families import FamilySpec
 from ups_scale.recipe import rules
@@ -36,7 +37,15 @@ def unmet(recipe: Recipe, manifest: Manifest, world_size: int) -> list[str]:
         if not data.spec.steady:
             problems += _said(partial(rules.check_data, recipe, {name: data.num_frames}))
         problems += _windows(recipe, data.spec, world_size)
+    problems += _said(partial(check_cache, recipe, manifest))
     return list(dict.fromkeys(problems))
+
+
+def check_cache(recipe: Recipe, manifest: Manifest) -> None:
+    """Raises a `RecipeError` if the data lie elsewhere and the shards that are open at a time don't fit the cache."""
+    problem = unmet_room(manifest, recipe.data.shuffle_shards)
+    if problem:
+        raise RecipeError(problem)
 
 
 def known_specs(recipe: Recipe, manifest: Manifest) -> tuple[list[FamilySpec], list[str]]:

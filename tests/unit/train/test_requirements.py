@@ -76,6 +76,15 @@ def test_sound_data_is_enough_with_and_without_validation(data: Callable[..., Ma
     assert unmet(load(DEMO, ["evaluate.every_steps=250", "evaluate.horizons=[4]"]), data(), 2) == []
 
 
+def test_a_cache_needs_room_for_the_shards_that_are_open(data: Callable[..., Manifest], tmp_path: Path) -> None:
+    data()
+    for gib, problems in ((1.0, 0), (1e-6, 1)):
+        manifest = load_manifest(f"file://{tmp_path}", tmp_path / "cache", gib)
+        found = unmet(RECIPE, manifest, 2)
+        assert len(found) == problems
+        assert all(text.startswith("data.cache_gib: found 1e-06; at least ") for text in found)
+
+
 def test_a_train_split_is_needed_and_a_valid_one_to_validate_on(data: Callable[..., Manifest]) -> None:
     def untrained(families: dict[str, Any]) -> None:
         for family in families.values():
