@@ -18,6 +18,8 @@ from ups_scale.errors import DataError
 from ups_scale.physics.families import BOUNDARY_KINDS, GEOMETRIES, FamilySpec
 
 FORMAT = 2
+GENERATED = "recipes/data"
+"""Where data sets that can be generated are described, by the name of their folder in data/."""
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 """A shard's file: a plain name, so that a manifest can't lead out of its folder."""
 MIN_VALUE_BYTES = 2  # float16
@@ -132,10 +134,12 @@ def _read(path: str | Path) -> Any:
             text = path.read_text(encoding="utf-8")
         return json.loads(text)
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such manifest. Make shards with `tools/shard.py INPUT... --out "
-            f"{Path(path).parent}` (INPUT from `tools/generate.py`, or your own files), or set data.manifest to yours"
-        ) from None
+        folder = Path(path).parent
+        described = Path(GENERATED) / f"{folder.name}.json"
+        make = f"Make shards with `tools/shard.py INPUT... --out {folder}`, of your files or `tools/generate.py`'s"
+        if folder == Path("data") / folder.name and described.is_file():
+            make = f"`tools/generate.py --recipe {described} --shard` makes it"
+        raise DataError(f"{path}: no such manifest. {make}, or set data.manifest to yours") from None
     except DataError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -122,3 +122,13 @@ def test_bytes_that_are_no_manifest(tmp_path, raw):
     (tmp_path / "manifest.json").write_bytes(raw)
     with pytest.raises(DataError, match=r"run tools/shard\.py again"):
         load_manifest(tmp_path)
+
+
+def test_absent_data_that_can_be_generated_say_how(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "data").mkdir(parents=True)
+    (tmp_path / "recipes" / "data" / "full.json").write_text("{}")
+    with pytest.raises(DataError, match=r"`tools/generate.py --recipe recipes/data/full.json --shard` makes it"):
+        load_manifest("data/full/manifest.json")
+    with pytest.raises(DataError, match=r"Make shards with `tools/shard.py INPUT\.\.\. --out data/mine`"):
+        load_manifest("data/mine/manifest.json")
