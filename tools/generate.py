@@ -26,13 +26,17 @@ if TYPE_CHECKING:
     from ups_scale.solvers.files import Written
 
 
+OF_RECIPE = ("share", "only")
+OF_FAMILIES = ("trajectories", "splits", "ood", "frames", "stride", "grid", "boundary", "parameter", "points")
+
+
 def main() -> None:
     arguments = parse()
 
     import torch
     from tqdm import tqdm
 
-    from ups_scale.solvers.datasets import build, check_space, cores, load_dataset, make_parts, parts_of
+    from ups_scale.solvers.datasets import build, check_space, cores, load_dataset, make_parts, parts_of, remove_strays
     from ups_scale.solvers.files import prepare_folder
     from ups_scale.solvers.generate import check_request
 
@@ -58,15 +62,13 @@ def main() -> None:
     workers = arguments.workers or (1 if arguments.device == "cuda" else min(cores(), len(parts)))
     prepare_folder(folder)
     check_space(parts, folder, 2 if arguments.shard else 1)
-    # Batches are small enough that a second thread costs more than it gives.
-    torch.set_num_threads(1)
-
     left = Counter(part.label for part in parts)
     seconds: dict[str, float] = defaultdict(float)
     begin = time.perf_counter()
     written = []
     on_terminal = sys.stderr.isatty()
-    with tqdm(total=sum(part.count for part in parts), unit="trajectory", disable=not on_terminal) as bar:
+    size = sum(part.num_bytes // part.count * part.count for part in parts)
+    with tqdm(total=size, unit="B", unit_scale=True, disable=not on_terminal) as bar:
         for one in make_parts(
             parts,
             device=arguments.device,
@@ -81,20 +83,23 @@ def main() -> None:
             if not left[label] and not on_terminal:
                 count = sum(part.count for part in parts if part.label == label)
                 print(f"{label}: {count} trajectories in {seconds[label]:.1f} s", file=sys.stderr, flush=True)
+    for path in remove_strays(dataset, parts, folder):
+        print(f"{path}: of an earlier run with other numbers, removed", file=sys.stderr)
     places = {part.path: number for number, part in enumerate(parts)}
     written.sort(key=lambda one: places[one.part.path])
-    report(written, time.perf_counter() - begin, folder, arguments.json)
+    took = time.perf_counter() - begin
+    manifest = None
     if arguments.shard:
         from ups_scale.data.shards import convert
 
-        manifest = convert([folder], shards, workers=arguments.workers, isolated=True)
-        print(f"manifest: {manifest.path}")
-    elif arguments.recipe and not arguments.json:
+        manifest = convert([folder], shards, workers=arguments.workers, show_progress=on_terminal, isolated=True).path
+    report(written, took, folder, manifest, arguments.json)
+    if arguments.recipe and not (arguments.shard or arguments.json):
         print(f"next: tools/shard.py {folder} --out {shards}")
 
 
-def report(written: list[Written], seconds: float, folder: Path, as_json: bool) -> None:
-    """The table: a row per set and split."""
+def report(written: list[Written], seconds: float, folder: Path, manifest: Any, as_json: bool) -> None:
+    """Prints the table: a row per set and split."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in written:
         part = one.part
@@ -121,7 +126,7 @@ def report(written: list[Written], seconds: float, folder: Path, as_json: bool) 
     rate = round(made / seconds, 1)
     if as_json:
         table = {"out": str(folder), "seconds": round(seconds, 1), "trajectories_per_s": rate, "sets": [*rows.values()]}
-        print(json.dumps(table))
+        print(json.dumps(table if manifest is None else table | {"manifest": str(manifest)}))
         return
     width = max(26, 2 + max(len(label) for label, _ in rows))
     titles = f"{'set':<{width}}{'split':<16}{'trajectories':>13}  {'shape (T, C, ...)':<24}"
@@ -135,6 +140,8 @@ def report(written: list[Written], seconds: float, folder: Path, as_json: bool) 
             f"{'kept' if kept else format(row['seconds'], '.2f'):>9}{speed:>8}"
         )
     print(f"{made} trajectories made in {seconds:.1f} s ({rate} trajectories/s) in {folder}")
+    if manifest is not None:
+        print(f"manifest: {manifest}")
 
 
 def print_list() -> None:
@@ -172,18 +179,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--trajectories", type=int, metavar="N", help="per family, all splits together")
     parser.add_argument(
         "--splits",
-        default="train=0.8,valid=0.1,test=0.1",
         metavar="NAME=FRACTION,...",
-        help="the first one takes what rounding leaves (default %(default)s)",
+        help="the first one takes what rounding leaves (default train=0.8,valid=0.1,test=0.1)",
     )
     parser.add_argument(
         "--ood",
-        default="",
         metavar="KIND=N,...",
         help="trajectories out of distribution: regime, boundary, geometry, resolution",
     )
     parser.add_argument("--frames", type=int, metavar="T", help="per trajectory (default: as usual for the family)")
-    parser.add_argument("--stride", type=int, default=1, metavar="N", help="keep every N-th frame (default 1)")
+    parser.add_argument("--stride", type=int, metavar="N", help="keep every N-th frame (default 1)")
     parser.add_argument("--grid", type=int, metavar="N", help="points per axis, a power of two")
     parser.add_argument("--boundary", metavar="KIND", help="on all sides")
     parser.add_argument(
@@ -197,6 +202,11 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.families and (arguments.trajectories is None or arguments.out is None):
         parser.error("--families needs --trajectories and --out")
+    for mode, flags in ((arguments.families, OF_RECIPE), (arguments.recipe, OF_FAMILIES)):
+        given = [f"--{name}" for name in flags if getattr(arguments, name) not in (None, [])]
+        if mode and given:
+            other = "--recipe" if flags is OF_RECIPE else "--families; in a description they are keys of its sets"
+            parser.error(f"{', '.join(given)}: only with {other}")
     if arguments.workers is not None and arguments.workers < 1:
         parser.error("--workers must be at least 1")
     return arguments
@@ -215,15 +225,16 @@ def from_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     names = USUAL if arguments.families == "all" else arguments.families.split(",")
     entry = {
         "trajectories": arguments.trajectories,
-        "splits": numbers("--splits", arguments.splits, "train=0.8"),
-        "ood": {name: int(value) for name, value in numbers("--ood", arguments.ood, "regime=32").items()},
+        "ood": whole_numbers("--ood", arguments.ood or ""),
         "frames": arguments.frames,
-        "stride": arguments.stride,
+        "stride": arguments.stride or 1,
         "grid": arguments.grid,
         "boundary": arguments.boundary,
         "parameters": dict(parse_range(text) for text in arguments.parameter),
         "points": arguments.points,
     }
+    if arguments.splits is not None:
+        entry["splits"] = numbers("--splits", arguments.splits, "train=0.8")
     for name in names:
         setup(name)
     labels = {f"{name}-points" if arguments.points else name: name for name in names}
@@ -238,6 +249,15 @@ def parse_range(text: str) -> tuple[str, list[float]]:
         return name.strip(), [float(low), float(high or low)]
     except ValueError:
         raise DataError(f"--parameter {text}: not NAME=LOW:HIGH or NAME=VALUE, such as nu=0.01:0.1") from None
+
+
+def whole_numbers(flag: str, text: str) -> dict[str, int]:
+    """{"regime": 32, ...} from "regime=32,..."."""
+    found = numbers(flag, text, "regime=32")
+    for name, value in found.items():
+        if not value.is_integer():
+            raise DataError(f"{flag} {text}: {name} is {value:g}; give a whole number of trajectories")
+    return {name: int(value) for name, value in found.items()}
 
 
 def numbers(flag: str, text: str, example: str) -> dict[str, float]:

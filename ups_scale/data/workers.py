@@ -130,7 +130,7 @@ def run(
 
 def _no_start(exit_code: int | None) -> UserError:
     return UserError(
-        f"a process for reading the inputs can't start (exit code {exit_code}); what it printed above says why. If "
+        f"a worker process can't start (exit code {exit_code}); what it printed above says why. If "
         "memory is short, run again with fewer --workers"
     )
 

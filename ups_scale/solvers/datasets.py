@@ -6,23 +6,23 @@ import functools
 import importlib.resources
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ups_scale.data.workers import WorkerDied, run
 from ups_scale.errors import DataError, RecipeError
 from ups_scale.recipe import validate
 from ups_scale.recipe.load import chain, merge
 from ups_scale.recipe.validate import Problem
 from ups_scale.solvers.files import Part, Written, file_name, is_there, write_part
-from ups_scale.solvers.generate import SPLITS, Request, check_request, resolve
+from ups_scale.solvers.generate import OOD_SPLITS, SPLITS, Request, check_request, resolve
 
 PART_BYTES = 128 * 2**20
 """Size of a file, about: what a run that is stopped loses per process."""
@@ -183,50 +183,49 @@ def make_parts(
     device: str = "cpu",
     workers: int = 1,
     say: Callable[[str], None] = print,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = lambda num_bytes: None,
 ) -> Iterator[Written]:
     """Makes files, or keeps those that are there, in `workers` processes of one thread; yields them as they are done.
 
     Args:
         say: is told about files kept or made again.
-        advance: is called with the number of trajectories done or kept.
+        advance: is called with the bytes of the arrays that are done or kept.
 
     Raises:
         DataError: as `write_part`; or a process was killed. What is whole stays.
     """
     for part in parts:
         check_request(part.count, part.request.seed, device)
-    if workers == 1:
-        for part in parts:
-            yield _told(write_part(part, device=device, advance=advance), say)
-        return
-    # Forked processes would inherit torch's threads and locks.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        waiting: set[Future[Written]] = {pool.submit(write_part, part, device=device) for part in parts}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    written = _told(future.result(), say)
-                    advance(written.part.count)
-                    yield written
-        except BrokenProcessPool:
-            raise DataError(
-                "a process that was generating was killed, perhaps for want of memory; run the same command again, "
-                "with fewer --workers. The files that are whole are kept"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        for _, written in run(partial(_make, device), parts, workers, advance):
+            if written.kept:
+                say(f"{written.part.path}: already there with the same settings, kept")
+            elif written.differed:
+                say(f"{written.part.path}: {written.differed}; made again")
+            yield written
+    except WorkerDied as death:
+        raise DataError(
+            f"{death.job.path}: the process that was making it was {death.how}, perhaps for want of memory; run the "
+            "same command again, with fewer --workers. The files that are whole are kept"
+        ) from None
 
 
-def _told(written: Written, say: Callable[[str], None]) -> Written:
-    if written.kept:
-        say(f"{written.part.path}: already there with the same settings, kept")
-    elif written.differed:
-        say(f"{written.part.path}: {written.differed}; made again")
-    return written
+def _make(device: str, part: Part, advance: Callable[[int], None]) -> Written:
+    torch.set_num_threads(1)  # batches are small: a second thread costs more than it gives
+    each = part.num_bytes // part.count
+    return write_part(part, device=device, advance=lambda count: advance(count * each))
+
+
+def remove_strays(dataset: Dataset, parts: Sequence[Part], folder: Path) -> list[Path]:
+    """Removes what an earlier run made of the same sets and splits, cut otherwise: it would be sharded beside what
+    takes its place."""
+    wanted = {part.path.name for part in parts}
+    labels = "|".join(re.escape(one.label) for one in dataset.sets)
+    pattern = re.compile(rf"({labels})_({'|'.join((*SPLITS, *OOD_SPLITS))})(-\d{{4,}})?\.(h5|hdf5)")
+    strays = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name) and path.name not in wanted]
+    for path in strays:
+        path.unlink()
+    return strays
 
 
 def cores() -> int:

@@ -14,6 +14,7 @@ Root attributes describe the file; see `attributes`. Inside obstacles there is N
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,7 +76,8 @@ class Part:
         count, frames, fields, *space = self.shape
         moving = 1 if chosen.family.steady else frames
         static = sum(field.static for field in chosen.family.fields)
-        return 4 * count * (moving * (fields - static) + static) * int(np.prod(space))
+        positions = 0 if self.request.points is None else 2 * len(POSITIONS)  # in float64
+        return 4 * count * (moving * (fields - static) + static + positions) * math.prod(space)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def resolve(request: Request, split: str) -> tuple[Setup, Case]:
         raise DataError(f"{name}: points {request.points}: 1 to {MAX_POINTS}, and of 2D families only")
     if split in SPLITS:
         return chosen, case
-    others = other_cases(chosen, case)
+    others = other_cases(chosen, case, on_grid=request.points is None)
     if split not in others:
         raise DataError(
             f"{name}: no split {split!r}; it has {', '.join((*SPLITS, *others))}"
@@ -99,8 +99,8 @@ def resolve(request: Request, split: str) -> tuple[Setup, Case]:
     return chosen, others[split]
 
 
-def other_cases(chosen: Setup, case: Case) -> dict[str, Case]:
-    """The out-of-distribution splits that a setup has, and what they take."""
+def other_cases(chosen: Setup, case: Case, on_grid: bool = True) -> dict[str, Case]:
+    """The out-of-distribution splits that a setup has, and what they take; points have no resolution."""
     found = {}
     if chosen.other_ranges:
         drawn = {
@@ -111,7 +111,7 @@ def other_cases(chosen: Setup, case: Case) -> dict[str, Case]:
         found["ood_boundary"] = replace(case, boundary=chosen.other_boundary)
     if chosen.other_shapes:
         found["ood_geometry"] = replace(case, shapes=chosen.other_shapes)
-    if chosen.points != "first" and case.grid[0] * 2 <= FINEST[chosen.family.dimensions]:
+    if on_grid and chosen.points != "first" and case.grid[0] * 2 <= FINEST[chosen.family.dimensions]:
         found["ood_resolution"] = replace(case, grid=tuple(2 * size for size in case.grid))
     return found
 
@@ -123,10 +123,15 @@ def _range(chosen: Setup, quantity: str, low: float, high: float) -> Range:
         )
     least, most = chosen.limits[quantity]
     usual = chosen.ranges[quantity]
-    if not least <= low <= high <= most or (usual.scale == "log" and low <= 0):
+    if not least <= low <= high <= most:
         raise DataError(
             f"{chosen.name}: {quantity} from {low:g} to {high:g}; its solver is stable and resolves the solution for "
             f"{quantity} from {least:g} to {most:g}"
+        )
+    if usual.scale == "log" and low <= 0 and low < high:
+        raise DataError(
+            f"{chosen.name}: {quantity} from {low:g} to {high:g} is drawn by its logarithm; give a low above 0, or one "
+            "value"
         )
     return replace(usual, low=low, high=high)
 

@@ -29,10 +29,13 @@ def sinusoids(rng: np.random.Generator, num_points: int, *, num_modes: int, max_
     return (amplitude[:, None] * np.sin(2 * math.pi * wavenumber[:, None] * x + phase[:, None])).sum(0)
 
 
-def periodic_band(rng: np.random.Generator, num_points: int, *, low: float, high: float) -> np.ndarray:
+def periodic_band(
+    rng: np.random.Generator, num_points: int, *, low: float, high: float, centred: bool = False
+) -> np.ndarray:
     """A Gaussian random field on a periodic square, zero mean: (num_points, num_points), axes (X, Y).
 
-    White in the ring low <= |m| <= high of integer wave vectors m, nothing outside.
+    White in the ring low <= |m| <= high of integer wave vectors m, nothing outside. At i / num_points of the square, or
+    where `centred` half a cell further.
     """
     top = math.floor(high)
     drawn = rng.standard_normal((2, 2 * top + 1, top + 1))
@@ -43,6 +46,8 @@ def periodic_band(rng: np.random.Generator, num_points: int, *, low: float, high
     spectrum[m_x % num_points, m_y] = ring * (drawn[0] + 1j * drawn[1])
     # On the plane m_y = 0 a real field's coefficients come in conjugate pairs.
     spectrum[-np.arange(1, top + 1) % num_points, 0] = np.conj(spectrum[np.arange(1, top + 1), 0])
+    if centred:
+        spectrum[m_x % num_points, m_y] *= np.exp(1j * math.pi * (m_x + m_y) / num_points)
     return np.fft.irfft2(spectrum, s=(num_points, num_points)) * num_points**2
 
 

@@ -53,7 +53,7 @@ def test_a_failure_stops_new_work_and_lets_the_rest_finish(job, error, message):
 
 def test_a_worker_that_can_not_start_blames_no_job(monkeypatch):
     monkeypatch.setattr(workers, "_serve", os._exit)  # of a pipe, which it can't take: it ends before it is ready
-    with pytest.raises(UserError, match=r"a process for reading the inputs can't start \(exit code 1\)"):
+    with pytest.raises(UserError, match=r"a worker process can't start \(exit code 1\)"):
         list(run(work, ["a", "b", "c"], 2, lambda _: None))
 
 

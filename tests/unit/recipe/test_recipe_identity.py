@@ -18,7 +18,8 @@ LEAVES = {key: leaf for key, leaf in validate.leaves().items() if "." in key}
 OUTSIDE = {
     "run.name", "data.manifest", "data.reader_threads", "data.prefetch", "data.max_damaged_share",
     "data.cache_dir", "data.cache_gib", "model.size", "schedule.steps", "engine.zero_stage",
-    "engine.activation_checkpointing", "engine.micro_batch", "engine.accumulation", "engine.accelerator", "engine.min_gpus", "engine.gpu_memory_gib",
+    "engine.activation_checkpointing", "engine.micro_batch", "engine.accumulation", "engine.accelerator",
+    "engine.min_gpus", "engine.gpu_memory_gib",
 }  # fmt: skip
 
 

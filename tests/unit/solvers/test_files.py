@@ -1,58 +1,92 @@
-"""The HDF5 files of tools/generate.py: layouts, attributes, reruns, failures, and the command itself."""
+"""The HDF5 files of generated trajectories: layouts, attributes, reruns, failures, and that they are read back."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 import yaml
 
+from ups_scale.data.layouts import inspect
 from ups_scale.errors import DataError
-from ups_scale.solvers import SETUPS, files, generate_family
-from ups_scale.solvers.files import prepare_folder, split_counts, write_family
+from ups_scale.solvers import GENERATOR_VERSION, SETUPS, files, generate_family
+from ups_scale.solvers.files import IDENTITY, Part, attributes, file_name, is_there, prepare_folder, write_part
+from ups_scale.solvers.generate import Request
 
-TOOL = Path(__file__).parents[3] / "tools" / "generate.py"
-
-
-def write(folder, name, count=2, **changes):
-    said = []
-    arguments = {"num_frames": 3, "seed": 0, "say": said.append, **changes}
-    written = write_family(name, {"test": count}, folder, **arguments)
-    return written[0], said
+QUICK_TO_MAKE = [name for name in SETUPS if name not in ("kolmogorov_flow_2d", "compressible_flow_2d")]
 
 
-@pytest.mark.parametrize(("name", "key"), [("advection_1d", "tensor"), ("burgers_1d", "tensor")])
-def test_one_dimensional_families_are_a_tensor(tmp_path, name, key):
-    written, _ = write(tmp_path, name)
-    assert written.path == tmp_path / f"{name}_test.hdf5"
-    made = generate_family(name, 2, split="test", num_frames=3)
-    with h5py.File(written.path) as file:
-        assert set(file) == {key, "x-coordinate", "t-coordinate", "parameters"}
-        assert np.array_equal(file[key], made.fields_btcx[:, :, 0])
+def part_of(folder, name, count=2, *, split="test", first=0, label=None, **request) -> Part:
+    asked = Request(name, **{"num_frames": 3, **request})
+    return Part(label or name, folder / file_name(label or name, asked, split, None), asked, split, first, count)
+
+
+def small(name):
+    dimensions = len(SETUPS[name].grid)
+    return {} if dimensions == 1 else {"grid": (16,) * dimensions}
+
+
+def read(source, trajectory):
+    """(T, C, *grid) as the layout gives it."""
+    frames = []
+    with source.contents.open() as reads:
+        for number, field in enumerate(source.fields):
+            values = reads(number, trajectory, range(1) if field.static else range(source.num_frames))
+            frames.append(np.broadcast_to(values, (source.num_frames, *values.shape[1:])))
+    return np.stack(frames, axis=1)
+
+
+@pytest.mark.parametrize("name", ["advection_1d", "burgers_1d"])
+def test_one_dimensional_families_are_a_tensor(tmp_path, name):
+    written = write_part(part_of(tmp_path, name))
+    assert written.part.path == tmp_path / f"{name}_test.hdf5"
+    made = generate_family(written.part.request, 2, split="test")
+    with h5py.File(written.part.path) as file:
+        assert set(file) == {"tensor", "x-coordinate", "t-coordinate", "parameters"}
+        assert np.array_equal(file["tensor"], made.fields_btcx[:, :, 0])
         np.testing.assert_allclose(file["x-coordinate"], np.arange(128) / 128)
         np.testing.assert_allclose(file["t-coordinate"], np.arange(4) * SETUPS[name].dt)
         for parameter, values in made.parameters.items():
             assert np.array_equal(file[f"parameters/{parameter}"], values)
 
 
-def test_navier_stokes_is_an_array_per_field(tmp_path):
-    written, _ = write(tmp_path, "navier_stokes_2d")
-    with h5py.File(written.path) as file:
-        assert set(file) == {"vorticity", "x-coordinate", "y-coordinate", "t-coordinate", "parameters"}
-        assert file["vorticity"].shape == (2, 3, 32, 32)
-        assert file["vorticity"].dtype == np.float32
-        assert file["parameters/nu"].shape == (2,)
-        assert len(file["t-coordinate"]) == 4
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [
+        ("navier_stokes_2d", {"vorticity": (2, 3, 16, 16)}),
+        ("navier_stokes_3d", {f"V{axis}": (2, 3, 16, 16, 16) for axis in "xyz"}),
+        ("compressible_flow_1d", dict.fromkeys(("density", "pressure", "Vx"), (2, 3, 128))),
+        ("darcy_2d", {"tensor": (2, 1, 16, 16), "nu": (2, 16, 16)}),
+        (
+            "acoustics_2d",
+            {
+                **dict.fromkeys(("pressure", "Vx", "Vy"), (2, 3, 16, 16)),
+                **dict.fromkeys(("density", "sound_speed"), (2, 16, 16)),
+            },
+        ),
+    ],
+)
+def test_other_families_are_an_array_per_field(tmp_path, name, arrays):
+    written = write_part(part_of(tmp_path, name, **small(name)))
+    setup = SETUPS[name]
+    axes = {f"{axis}-coordinate" for axis in "xyz"[: len(setup.grid)]}
+    times = set() if setup.family.steady else {"t-coordinate"}
+    with h5py.File(written.part.path) as file:
+        assert set(file) == {*arrays, *axes, *times} | ({"parameters"} if setup.family.parameters else set())
+        for array, shape in arrays.items():
+            assert file[array].shape == shape
+            assert file[array].dtype == np.float32
+        for parameter in setup.family.parameters:
+            assert file[f"parameters/{parameter}"].shape == (2,)
+        assert setup.family.steady or len(file["t-coordinate"]) == 4
 
 
 def test_reaction_diffusion_is_a_group_per_trajectory(tmp_path):
-    written, _ = write(tmp_path, "reaction_diffusion_2d")
-    assert written.path.suffix == ".h5"
-    made = generate_family("reaction_diffusion_2d", 2, split="test", num_frames=3)
-    with h5py.File(written.path) as file:
+    written = write_part(part_of(tmp_path, "reaction_diffusion_2d"))
+    assert written.part.path.suffix == ".h5"
+    made = generate_family(written.part.request, 2, split="test")
+    with h5py.File(written.part.path) as file:
         assert list(file) == ["0000", "0001"]
         group = file["0001"]
         assert np.array_equal(np.moveaxis(group["data"][()], -1, 1), made.fields_btcx[1])
@@ -63,111 +97,206 @@ def test_reaction_diffusion_is_a_group_per_trajectory(tmp_path):
         assert [sim[key] for key in ("Du", "Dv", "k")] == [made.parameters[key][1] for key in ("du", "dv", "k")]
 
 
+def test_names_of_files(tmp_path):
+    request = Request("reaction_diffusion_2d")
+    assert file_name("mine", request, "test", None) == "mine_test.h5"
+    assert file_name("mine", request, "train", 12) == "mine_train-0012.h5"
+    assert file_name("mine", replace(request, points=9), "ood_regime", 3) == "mine_ood_regime-0003.hdf5"
+
+
+# Read back.
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in QUICK_TO_MAKE),
+        ("shallow_water_2d", {"boundary": "wall"}),
+        ("burgers_1d", {"stride": 2}),
+        ("burgers_1d", {"first": 3, "split": "train"}),
+        ("reaction_diffusion_2d", {"points": 30, "grid": None}),
+        ("acoustics_2d-obstacles", {"points": 30, "grid": None}),
+        ("darcy_2d", {"points": 30, "grid": None}),
+        ("acoustics_2d", {"split": "ood_boundary"}),
+        ("advection_1d-pdebench", {"grid": (256,), "stride": 5}),
+    ],
+)
+def test_files_are_read_back_as_what_was_generated(tmp_path, name, changes):
+    part = part_of(tmp_path, name, **{**small(name), **changes})
+    write_part(part)
+    setup, source = SETUPS[name], inspect(part.path, "auto")
+    made = generate_family(part.request, 2, split=part.split, first=part.first)
+    points = part.request.points
+    kind = {"ood_boundary": setup.other_boundary}.get(part.split, changes.get("boundary") or setup.boundaries[0])
+    assert (source.layout, source.family) == ("pdebench", setup.family.name)
+    assert source.extents == setup.extents
+    assert source.boundaries == setup.sides_of(kind)
+    assert source.parameters == setup.family.parameters
+    assert source.steady == setup.family.steady
+    assert source.masked == (bool(setup.shapes) and points is None)
+    assert (source.geometry, source.coordinates) == (("points", ("x", "y")) if points else ("grid", ()))
+    assert {split: rows[:, 0].tolist() for split, rows in source.splits.items()} == {part.split: [0, 1]}
+    assert source.notes == ()
+    if setup.family.steady:
+        assert np.isnan(source.times_nt).all()
+    else:
+        times = np.arange(3) * setup.dt * part.request.stride
+        np.testing.assert_allclose(source.times_nt, np.tile(times, (2, 1)))
+    for column, parameter in enumerate(source.parameters):
+        np.testing.assert_allclose(source.parameters_np[:, column], made.parameters[parameter], rtol=1e-12)
+    for row in range(2):
+        found, expected = read(source, row), made.fields_btcx[row]
+        if points:
+            positions = np.broadcast_to(made.positions_bdp[row], (len(expected), 2, points))
+            np.testing.assert_array_equal(found[:, -2:], positions)
+            found = found[:, :-2]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        assert np.array_equal(np.isnan(found), np.isnan(expected))
+
+
+def test_the_sides_of_sorption_are_of_two_kinds(tmp_path):
+    part = part_of(tmp_path, "diffusion_sorption_1d")
+    write_part(part)
+    assert inspect(part.path, "auto").boundaries == (("dirichlet", "robin"),)
+
+
+# Attributes.
+
+
 @pytest.mark.parametrize("name", SETUPS)
-def test_files_describe_themselves(tmp_path, name):
-    written, _ = write(tmp_path, name, seed=3)
-    setup = SETUPS[name]
-    with h5py.File(written.path) as file:
-        found = dict(file.attrs)
-    assert (found["family"], found["split"], found["seed"]) == (name, "test", 3)
-    assert (found["num_trajectories"], found["num_frames"], found["dt"]) == (2, 3, setup.dt)
-    assert (found["equation"], found["boundary"]) == (setup.family.equation, setup.family.boundary)
+def test_attributes_describe_the_file(tmp_path, name):
+    setup, found = SETUPS[name], attributes(part_of(tmp_path, name, seed=3, first=7))
+    assert (found["family"], found["split"], found["seed"]) == (setup.family.name, "test", 3)
+    assert (found["first_trajectory"], found["num_trajectories"]) == (7, 2)
+    assert found["num_frames"] == (2 if setup.family.steady else 3)
+    assert (found["generator_version"], found["equation"]) == (GENERATOR_VERSION, setup.family.equation)
     assert json.loads(found["extents"]) == [list(extent) for extent in setup.extents]
+    assert json.loads(found["boundary"]) == [list(sides) for sides in setup.sides_of(setup.boundaries[0])]
+    assert found.get("dt") == (None if setup.family.steady else setup.dt)
+    assert ("masked" in found, "coordinates" in found) == (bool(setup.shapes), False)
+    settings = json.loads(found["settings"])
+    assert (settings["setup"], settings["grid"]) == (name, list(setup.grid))
+    assert settings["ranges"] == {key: [drawn.low, drawn.high] for key, drawn in setup.ranges.items()}
+    assert set(IDENTITY) <= set(found)
+
+
+def test_a_file_holds_its_attributes(tmp_path):
+    part = part_of(tmp_path, "acoustics_2d-obstacles", grid=(16, 16))
+    write_part(part)
+    with h5py.File(part.path) as file:
+        found = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
+    assert found == attributes(part)
+    assert found["masked"]
+    assert json.loads(found["settings"])["obstacles"] == "discs"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("burgers_1d", {}),
+        ("compressible_flow_1d", {}),
+        ("darcy_2d", {}),
+        ("acoustics_2d", {}),
+        ("reaction_diffusion_2d", {"points": 3000}),
+    ],
+)
+def test_the_size_of_a_part_is_known_before(tmp_path, name, changes):
+    part = part_of(tmp_path, name, 20, **changes)
+    size = write_part(part).num_bytes
+    # Beside the arrays there is what HDF5 keeps of them, coordinates and parameters.
+    assert part.num_bytes <= size < 1.1 * part.num_bytes + 16_384
+
+
+# Reruns.
 
 
 def test_a_rerun_keeps_what_matches_and_says_what_differs(tmp_path):
-    first, said = write(tmp_path, "advection_1d")
-    assert (said, first.skipped) == ([], False)
-    stamp = first.path.stat().st_mtime_ns
-    again, said = write(tmp_path, "advection_1d")
-    assert again.skipped
-    assert said == [f"{first.path}: already there with the same settings, kept"]
-    assert first.path.stat().st_mtime_ns == stamp
-    changed, said = write(tmp_path, "advection_1d", count=4, seed=1)
-    assert said == [f"{first.path}: seed is 0, wanted 1; num_trajectories is 2, wanted 4; making it again"]
-    assert changed.shape == (4, 3, 1, 128)
-    first.path.write_bytes(b"not HDF5")
-    _, said = write(tmp_path, "advection_1d", count=4, seed=1)
-    assert said == [f"{first.path}: not a readable HDF5 file; making it again"]
-    with h5py.File(first.path) as file:
-        assert file["tensor"].shape == (4, 3, 128)
+    part, advanced = part_of(tmp_path, "advection_1d"), []
+    assert not is_there(part)
+    first = write_part(part, advance=advanced.append)
+    assert (first.kept, first.differed) == (False, "")
+    assert is_there(part)
+    stamp = part.path.stat().st_mtime_ns
+    again = write_part(part, advance=advanced.append)
+    assert (again.kept, again.seconds, again.num_bytes) == (True, 0.0, first.num_bytes)
+    assert sum(advanced) == 4
+    assert part.path.stat().st_mtime_ns == stamp
+    changed = write_part(part_of(tmp_path, "advection_1d", count=4, seed=1))
+    assert (changed.kept, changed.differed) == (False, "seed is 0, wanted 1; num_trajectories is 2, wanted 4")
+    part.path.write_bytes(b"not HDF5")
+    assert not is_there(part)
+    assert write_part(part).differed == "not a readable HDF5 file"
+    with h5py.File(part.path) as file:
+        assert file["tensor"].shape == (2, 3, 128)
 
 
-@pytest.mark.parametrize("name", ["burgers_1d", "reaction_diffusion_2d"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_frames": 4}, "num_frames is 3, wanted 4"),
+        ({"stride": 2}, "stride is 1, wanted 2"),
+        ({"first": 2}, "first_trajectory is 0, wanted 2"),
+        ({"split": "train"}, "split is test, wanted train"),
+        ({"grid": (32, 32)}, '"grid": [16, 16]'),
+        ({"boundary": "wall"}, '"boundary": "wall"'),
+        ({"ranges": {"height": (1.5, 2.0)}}, '"height": [1.5, 2.0]'),
+        ({"points": 10}, '"points": 10'),
+    ],
+)
+def test_whatever_is_asked_for_otherwise_is_made_again(tmp_path, changes, said):
+    part = part_of(tmp_path, "shallow_water_2d", 1, grid=(16, 16))
+    write_part(part)
+    other = replace(part_of(tmp_path, "shallow_water_2d", 1, **{"grid": (16, 16), **changes}), path=part.path)
+    assert not is_there(other)
+    written = write_part(other)
+    assert said in written.differed
+    assert ("settings is {" in written.differed) == said.startswith('"')
+    assert is_there(other)
+
+
+def test_files_of_another_version_and_foreign_ones_are_made_again(tmp_path, monkeypatch):
+    part = part_of(tmp_path, "advection_1d")
+    write_part(part)
+    monkeypatch.setattr(files, "GENERATOR_VERSION", GENERATOR_VERSION + 1)
+    wanted = f"generator_version is {GENERATOR_VERSION}, wanted {GENERATOR_VERSION + 1}"
+    assert write_part(part).differed == wanted
+    with h5py.File(part.path, "w") as file:
+        file["tensor"] = np.zeros(3)
+    assert "family is None, wanted advection_1d" in write_part(part).differed
+
+
+# Failures.
+
+
+@pytest.mark.parametrize("name", ["burgers_1d", "reaction_diffusion_2d", "acoustics_2d"])
 @pytest.mark.parametrize("failure", [DataError("not finite"), KeyboardInterrupt(), OSError(28, "No space left")])
 def test_nothing_half_written_remains(tmp_path, monkeypatch, name, failure):
-    whole, _ = write(tmp_path, name)
+    whole = write_part(part_of(tmp_path, name, **small(name))).part
     before = whole.path.read_bytes()
 
-    def fail_after_one(*arguments, **settings):
-        yield generate_family(name, 1, split="test", num_frames=3)
+    def fail_after_one(request, *arguments, **settings):
+        yield generate_family(request, 1, split="test")
         raise failure
 
     monkeypatch.setattr(files, "generate_batches", fail_after_one)
     expected = DataError if isinstance(failure, OSError) else type(failure)
-    with pytest.raises(expected):
-        write(tmp_path, name, seed=1)
+    with pytest.raises(expected) as error:
+        write_part(part_of(tmp_path, name, seed=1, **small(name)))
+    if isinstance(failure, OSError):
+        assert f"{whole.path}: can't be written" in str(error.value)
+        assert "free some space, or use another disk" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == [whole.path.name]
     assert whole.path.read_bytes() == before
 
 
-def test_splits_get_their_share_and_at_least_one_each():
-    tenths = {"train": 0.8, "valid": 0.1, "test": 0.1}
-    assert split_counts(320, tenths) == {"train": 256, "valid": 32, "test": 32}
-    assert split_counts(3, tenths) == {"train": 1, "valid": 1, "test": 1}
-    assert split_counts(7, {"test": 1.0}) == {"test": 7}
-
-
-@pytest.mark.parametrize(
-    ("count", "fractions", "message"),
-    [
-        (2, {"train": 0.8, "valid": 0.1, "test": 0.1}, r"--trajectories 2: too few for 3 splits .*--splits train=1"),
-        (9, {"train": 0.8, "dev": 0.2}, "--splits: unknown split dev; known: train, valid, test"),
-        (9, {"train": 0.8, "test": 0.1}, "--splits train=0.8,test=0.1: fractions must be above 0 and add up to 1"),
-    ],
-)
-def test_bad_splits_are_refused(count, fractions, message):
-    with pytest.raises(DataError, match=message):
-        split_counts(count, fractions)
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone/advection_1d_test\.hdf5: can't be written"):
+        write_part(part_of(tmp_path / "gone", "advection_1d"))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/out: can't write there \(Not a directory\); choose a folder"):
         prepare_folder(tmp_path / "file" / "out")
-
-
-def run_tool(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(TOOL), run_name="__main__")
-    return ended.value.code, capsys.readouterr()
-
-
-def test_the_command_writes_a_file_per_family_and_split(tmp_path, monkeypatch, capsys):
-    arguments = ("--families", "all", "--trajectories", 3, "--frames", 2, "--out", tmp_path / "new" / "hdf5", "--json")
-    code, streams = run_tool(monkeypatch, capsys, *arguments)
-    assert code == 0
-    report = json.loads(streams.out)
-    assert len(report["files"]) == 12
-    assert {file["path"] for file in report["files"]} == {str(path) for path in (tmp_path / "new" / "hdf5").iterdir()}
-    code, streams = run_tool(monkeypatch, capsys, *arguments[:-1])
-    assert code == 0
-    assert streams.err.count("kept") == 12
-    assert "0 trajectories made" in streams.out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--families", "heat"), "error: unknown family 'heat'; can be generated: advection_1d"),
-        (("--families", "all", "--splits", "train"), "error: --splits train: 'train' is not NAME=FRACTION"),
-        (("--families", "all", "--frames", "1"), "error: --frames 1: must be at least 2"),
-    ],
-)
-def test_the_command_refuses_bad_input_without_a_traceback(tmp_path, monkeypatch, capsys, arguments, message):
-    code, streams = run_tool(monkeypatch, capsys, "--trajectories", 4, "--out", tmp_path / "out", *arguments)
-    assert code == 2
-    assert streams.err.startswith(message)
-    assert "Traceback" not in streams.err
-    assert not (tmp_path / "out").exists()
+    prepare_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []

@@ -32,7 +32,8 @@ class Range:
     def draw(self, rng: np.random.Generator) -> float:
         """One number, by the same random numbers whatever the bounds are."""
         if self.scale == "log":
-            return self.low * (self.high / self.low) ** rng.uniform()
+            share = rng.uniform()
+            return self.low if self.low == self.high else self.low * (self.high / self.low) ** share
         value = rng.uniform(self.low, self.high)
         return float(value * rng.choice((-1.0, 1.0))) if self.scale == "signed" else value
 

@@ -14,13 +14,22 @@ from ups_scale.solvers.compressible import GAMMA, Gas
 from ups_scale.solvers.finite_volume import solve as solve_finite_volume
 from ups_scale.solvers.linear import solve_linear
 from ups_scale.solvers.reaction_diffusion import logistic, solve_reaction_diffusion
-from ups_scale.solvers.setups.common import Case, Drawn, Problem, Range, Setup, block_mean
+from ups_scale.solvers.setups.common import FINEST, Case, Drawn, Problem, Range, Setup, block_mean
 from ups_scale.solvers.steepening import solve_steepening
 
 
 def every(u_btx: Tensor, size: int) -> Tensor:
     """Every so many points, so that `size` are left: (B, T, 1, size)."""
     return u_btx[:, :, None, :: u_btx.shape[-1] // size]
+
+
+FINE = 2 * FINEST[1]
+
+
+def at_centres(u_x: np.ndarray, size: int) -> np.ndarray:
+    """Of `FINE` points those in the centres of `size` cells: what is drawn there does not depend on the grid."""
+    block = len(u_x) // size
+    return u_x[block // 2 :: block]
 
 
 ADVECTION_DT = 0.018
@@ -116,8 +125,8 @@ FISHER_DT = 0.05
 
 def draw_fisher(rng: np.random.Generator, case: Case, size: int) -> Drawn:
     parameters = {name: case.ranges[name].draw(rng) for name in ("nu", "rho")}
-    u_x = np.abs(initial.sinusoids(rng, size, num_modes=2, max_wavenumber=4))
-    return Drawn(parameters, (u_x / u_x.max() * rng.uniform(0.4, 1.0))[None])
+    u_x = np.abs(initial.sinusoids(rng, FINE, num_modes=2, max_wavenumber=4))
+    return Drawn(parameters, at_centres(u_x / u_x.max() * rng.uniform(0.4, 1.0), size)[None])
 
 
 def solve_fisher(problem: Problem) -> Tensor:
@@ -142,8 +151,8 @@ def draw_sorption(rng: np.random.Generator, case: Case, size: int) -> Drawn:
     diffusivity = case.ranges["D"].draw(rng)
     # PDEBench starts from a constant; here a part of it varies, so that there is more than one solution to learn.
     level, share = rng.uniform(0.05, 0.25), rng.uniform(0.2, 0.9)
-    wave_x = initial.sinusoids(rng, size, num_modes=3, max_wavenumber=4)
-    return Drawn({"D": diffusivity}, level * (1 + share * wave_x / np.abs(wave_x).max())[None])
+    wave_x = initial.sinusoids(rng, FINE, num_modes=3, max_wavenumber=4)
+    return Drawn({"D": diffusivity}, at_centres(level * (1 + share * wave_x / np.abs(wave_x).max()), size)[None])
 
 
 def solve_sorption(problem: Problem) -> Tensor:
@@ -165,7 +174,8 @@ def draw_gas(rng: np.random.Generator, case: Case, size: int) -> Drawn:
     mach, eta = case.ranges["M"].draw(rng), case.ranges["eta"].draw(rng)
     parameters = {"M": mach, "eta": eta, "zeta": eta}
     if rng.uniform() < 0.5:
-        waves = [initial.with_rms(initial.sinusoids(rng, size, num_modes=3, max_wavenumber=3), 1.0) for _ in range(3)]
+        drawn = [initial.sinusoids(rng, FINE, num_modes=3, max_wavenumber=3) for _ in range(3)]
+        waves = [at_centres(initial.with_rms(wave_x, 1.0), size) for wave_x in drawn]
         density_x, pressure_x = np.exp(0.3 * waves[0]), np.exp(0.3 * waves[1])
         velocity_x = waves[2]
     else:

@@ -51,7 +51,7 @@ def draw_gas(rng: np.random.Generator, case: Case, size: int) -> Drawn:
     problems; Lax and Liu, SIAM J. Sci. Comput. 19 (1998) 319)."""
     mach, eta = case.ranges["M"].draw(rng), case.ranges["eta"].draw(rng)
     if rng.uniform() < 0.5:
-        bands = [initial.with_rms(initial.periodic_band(rng, size, low=1, high=4), 1.0) for _ in range(4)]
+        bands = [initial.with_rms(initial.periodic_band(rng, size, low=1, high=4, centred=True), 1.0) for _ in range(4)]
         density_xy, pressure_xy = np.exp(0.25 * bands[0]), np.exp(0.25 * bands[1])
         velocity = np.stack(bands[2:]) / math.sqrt(2)
     else:
@@ -156,8 +156,8 @@ SOUND = Setup(
     boundaries=("wall", "open", "periodic"),
     draw=draw_sound,
     solve=solve_sound,
-    u_rms=(0.2, 0.2, 0.2, 1.0, 1.0),
-    delta_rms=(0.1, 0.1, 0.1, 0.0, 0.0),
+    u_rms=(0.225, 0.165, 0.164, 1.11, 1.14),
+    delta_rms=(0.0462, 0.0337, 0.0335, 0.0, 0.0),
     other_ranges={"contrast": (4.0, 9.0)},
     other_boundary="open",
 )
@@ -195,8 +195,8 @@ SETUPS = (
         boundaries=("periodic", "open", "wall"),
         draw=draw_gas,
         solve=solve_gas,
-        u_rms=(1.0, 1.0, 0.3, 0.3),
-        delta_rms=(0.1, 0.1, 0.1, 0.1),
+        u_rms=(1.12, 1.15, 0.382, 0.385),
+        delta_rms=(0.11, 0.188, 0.0996, 0.0994),
         other_ranges={"M": (0.8, 1.4)},
         other_boundary="wall",
         sharp=True,
@@ -215,8 +215,8 @@ SETUPS = (
         boundaries=("wall", "open"),
         draw=draw_blast,
         solve=solve_gas,
-        u_rms=(1.0, 1.0, 0.3, 0.3),
-        delta_rms=(0.1, 0.1, 0.1, 0.1),
+        u_rms=(1.04, 1.17, 0.129, 0.128),
+        delta_rms=(0.0712, 0.163, 0.0678, 0.0676),
         other_ranges={"blast": (6.0, 12.0)},
         other_boundary="open",
         shapes="discs",
@@ -224,5 +224,13 @@ SETUPS = (
         sharp=True,
     ),
     SOUND,
-    replace(SOUND, variant="obstacles", shapes="discs", other_shapes="bars", sharp=True),
+    replace(
+        SOUND,
+        variant="obstacles",
+        shapes="discs",
+        other_shapes="bars",
+        sharp=True,
+        u_rms=(0.221, 0.165, 0.165, 1.1, 1.14),
+        delta_rms=(0.0458, 0.034, 0.0341, 0.0, 0.0),
+    ),
 )
