@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ups_scale.solvers.files import Written
 
 
-OF_RECIPE = ("share", "only")
+OF_RECIPE = ("share", "only", "shard")
 OF_FAMILIES = ("trajectories", "splits", "ood", "frames", "stride", "grid", "boundary", "parameter", "points")
 
 
@@ -36,7 +36,16 @@ def main() -> None:
     import torch
     from tqdm import tqdm
 
-    from ups_scale.solvers.datasets import build, check_space, cores, load_dataset, make_parts, parts_of, remove_strays
+    from ups_scale.solvers.datasets import (
+        build,
+        check_foreign,
+        check_space,
+        cores,
+        load_dataset,
+        make_parts,
+        parts_of,
+        remove_strays,
+    )
     from ups_scale.solvers.files import prepare_folder
     from ups_scale.solvers.generate import check_request
 
@@ -56,12 +65,13 @@ def main() -> None:
         shards = arguments.out or dataset.out
     else:
         dataset = build("--families", [from_flags(arguments)])
-        folder, shards = arguments.out, arguments.out.parent
+        folder = shards = arguments.out
     check_request(1, 0, arguments.device)
     parts = parts_of(dataset, folder)
     workers = arguments.workers or (1 if arguments.device == "cuda" else min(cores(), len(parts)))
     prepare_folder(folder)
-    check_space(parts, folder, 2 if arguments.shard else 1)
+    check_foreign(parts)
+    check_space(parts, folder, shards if arguments.shard else None)
     left = Counter(part.label for part in parts)
     seconds: dict[str, float] = defaultdict(float)
     begin = time.perf_counter()
@@ -83,7 +93,7 @@ def main() -> None:
             if not left[label] and not on_terminal:
                 count = sum(part.count for part in parts if part.label == label)
                 print(f"{label}: {count} trajectories in {seconds[label]:.1f} s", file=sys.stderr, flush=True)
-    for path in remove_strays(dataset, parts, folder):
+    for path in remove_strays(parts, folder):
         print(f"{path}: of an earlier run with other numbers, removed", file=sys.stderr)
     places = {part.path: number for number, part in enumerate(parts)}
     written.sort(key=lambda one: places[one.part.path])
@@ -175,7 +185,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--share", type=float, metavar="X", help="with --recipe: this part of every set's trajectories")
     parser.add_argument("--only", metavar="SETS", help="with --recipe: these sets, comma-separated")
-    parser.add_argument("--shard", action="store_true", help="make the shards too, next to the files' folder")
+    parser.add_argument("--shard", action="store_true", help="with --recipe: make the shards too")
     parser.add_argument("--trajectories", type=int, metavar="N", help="per family, all splits together")
     parser.add_argument(
         "--splits",
@@ -203,7 +213,7 @@ def parse() -> argparse.Namespace:
     if arguments.families and (arguments.trajectories is None or arguments.out is None):
         parser.error("--families needs --trajectories and --out")
     for mode, flags in ((arguments.families, OF_RECIPE), (arguments.recipe, OF_FAMILIES)):
-        given = [f"--{name}" for name in flags if getattr(arguments, name) not in (None, [])]
+        given = [f"--{name}" for name in flags if getattr(arguments, name) not in (None, [], False)]
         if mode and given:
             other = "--recipe" if flags is OF_RECIPE else "--families; in a description they are keys of its sets"
             parser.error(f"{', '.join(given)}: only with {other}")

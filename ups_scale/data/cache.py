@@ -81,13 +81,13 @@ class Cache:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             status = folder.stat()
-            if status.st_uid != os.getuid() or status.st_mode & 0o002:
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
                 found = f"belongs to user {status.st_uid}, and this process runs as user {os.getuid()}"
                 raise DataError(
-                    f"{folder}: {found if status.st_uid != os.getuid() else 'may be written to by all users'}; what "
-                    "another user can write can't be trusted: set data.cache_dir to a folder of your own"
+                    f"{folder}: {found if status.st_uid != os.getuid() else 'may be written to by others'}; what "
+                    "another user can write can't be trusted: set data.cache_dir to a folder of your own (chmod go-w)"
                 )
-            (folder / "locks").mkdir(exist_ok=True)
+            (folder / "locks").mkdir(exist_ok=True, mode=0o700)
             with self._locked("room"), tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -169,7 +169,7 @@ class Cache:
             raise LostFile(self._lost[file.sha256])
         path, ended = self.folder / file.sha256, self._patience.begin()
         try:
-            with self._locked(file.sha256[:3]):
+            with self._locked(file.sha256[:3], ended):
                 if path.exists():
                     return
                 with self._reserved(file, patient, ended) as aside:
@@ -277,11 +277,25 @@ class Cache:
                 self._pins.popitem(last=False)
         return file
 
+    def _wait_for(self, descriptor: int, ended: threading.Event) -> None:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            self.heed()
+            if ended.wait(LOOK_S / 4):
+                raise Unreachable(f"{self.folder}: given up waiting, as what it was for has ended")
+
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: str, ended: threading.Event | None = None) -> Iterator[None]:
+        """Holds a lock of the node. With `ended` it may be waited for long: meanwhile others' want of room is heeded,
+        as they may be waiting for this process in turn, and the waiting ends with that event."""
         descriptor = os.open(self.folder / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if ended is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                self._wait_for(descriptor, ended)
             yield
         finally:
             os.close(descriptor)

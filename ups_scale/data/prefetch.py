@@ -21,7 +21,6 @@ from ups_scale.data.plan import Plan, PlanState, Visit
 from ups_scale.data.reader import ShardReader
 from ups_scale.data.remote import RemoteFile
 from ups_scale.data.store import RemoteStore
-from ups_scale.errors import DataError
 
 THREADS = 4
 SHARE = 0.9
@@ -93,7 +92,8 @@ class Prefetch:
                 file = self._next()
             if file is None:
                 return
-            with suppress(DataError, OSError):  # told where the shard is needed, if it still can't be had
+            # Whatever a protocol's library raises is told where the shard is needed, if it still can't be had.
+            with suppress(Exception):
                 self._cache.open(file, patient=False)
             with self._changed:
                 over = self._closed or file not in self._open

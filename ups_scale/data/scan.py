@@ -90,7 +90,8 @@ def scan(manifest: Manifest, threads: int = 1, progress: Callable[[int], Any] = 
             for part, result in zip(listed, scans, strict=True)
             if (part.family, part.split) == (name, "train")
         ]
-        problems += _statistics(data, of_training)
+        if of_training:  # an entry without training data has another's statistics
+            problems += _statistics(data, of_training)
     num_bytes = sum(part.entry.bytes for part in listed)
     return Scan(tuple(problems), damaged, num_bytes)
 

@@ -21,12 +21,13 @@ from ups_scale.errors import DataError, RecipeError
 from ups_scale.recipe import validate
 from ups_scale.recipe.load import chain, merge
 from ups_scale.recipe.validate import Problem
-from ups_scale.solvers.files import Part, Written, file_name, is_there, write_part
-from ups_scale.solvers.generate import OOD_SPLITS, SPLITS, Request, check_request, resolve
+from ups_scale.solvers.files import Part, Written, file_name, is_generated, is_there, write_part
+from ups_scale.solvers.generate import SPLITS, Request, check_request, resolve
 
 PART_BYTES = 128 * 2**20
 """Size of a file, about: what a run that is stopped loses per process."""
 FORMAT = 1
+PART = re.compile(r"(.+?)(-\d{4,})?\.(h5|hdf5)")
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,23 @@ def _parts(one: Set, folder: Path) -> Iterator[Part]:
             yield Part(one.label, folder / name, one.request, split, first, min(each, count - first))
 
 
-def check_space(parts: Sequence[Part], folder: Path, copies: int) -> None:
-    """Raises a `DataError` if the disk of `folder` can't hold what is missing, `copies` times (files, shards)."""
-    needed = sum(part.num_bytes for part in parts if not is_there(part)) * copies
+def check_space(parts: Sequence[Part], folder: Path, shards: Path | None) -> None:
+    """Raises a `DataError` if the disk of `folder` can't hold the files that are missing and, where they are to be made
+    beside them, the `shards`."""
+    needed = sum(part.num_bytes for part in parts if not is_there(part))
+    if shards is not None:
+        there = sum(path.stat().st_size for path in shards.glob("*.tar"))
+        needed += max(0, sum(part.num_bytes for part in parts) - there)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder}: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free; free some space, choose "
-            "another --out, or make a smaller set (--share, --only)"
+            f"{folder}: {_size(needed)} are needed, {_size(free)} are free; free some space, choose another --out, or "
+            "make a smaller set"
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def make_parts(
@@ -216,16 +225,28 @@ def _make(device: str, part: Part, advance: Callable[[int], None]) -> Written:
     return write_part(part, device=device, advance=lambda count: advance(count * each))
 
 
-def remove_strays(dataset: Dataset, parts: Sequence[Part], folder: Path) -> list[Path]:
-    """Removes what an earlier run made of the same sets and splits, cut otherwise: it would be sharded beside what
-    takes its place."""
+def remove_strays(parts: Sequence[Part], folder: Path) -> list[Path]:
+    """Removes the files that an earlier run made of the same sets and splits, cut otherwise: they would be sharded
+    beside what takes their place."""
     wanted = {part.path.name for part in parts}
-    labels = "|".join(re.escape(one.label) for one in dataset.sets)
-    pattern = re.compile(rf"({labels})_({'|'.join((*SPLITS, *OOD_SPLITS))})(-\d{{4,}})?\.(h5|hdf5)")
-    strays = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name) and path.name not in wanted]
-    for path in strays:
-        path.unlink()
+    made = {f"{part.label}_{part.split}" for part in parts}
+    strays = []
+    for path in sorted(folder.iterdir()):
+        name = PART.fullmatch(path.name)
+        if name and name[1] in made and path.name not in wanted and is_generated(path):
+            path.unlink()
+            strays.append(path)
     return strays
+
+
+def check_foreign(parts: Sequence[Part]) -> None:
+    """Raises a `DataError` that names files which are in the way of parts, and which the generator did not make."""
+    foreign = [str(part.path) for part in parts if part.path.exists() and not is_generated(part.path)]
+    if foreign:
+        raise DataError(
+            f"{', '.join(foreign[:5])}{' ...' if foreign[5:] else ''}: there already, and not made by this generator; "
+            "move them, or choose another --out"
+        )
 
 
 def cores() -> int:

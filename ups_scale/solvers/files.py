@@ -134,6 +134,15 @@ def is_there(part: Part) -> bool:
     return _difference(part.path, attributes(part)) is None
 
 
+def is_generated(path: Path) -> bool:
+    """Whether a file is one of the generator's, of whatever version and settings, or what is left of one."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "generator_version" in file.attrs
+    except OSError:
+        return False
+
+
 def attributes(part: Part) -> dict[str, Any]:
     """A file's root attributes: `extents` (of the whole domain) and `boundary` are JSON, [[low, high], ...] per axis,
     `dt` is in seconds; `settings` tell what was asked for apart from the rest, as JSON."""

@@ -131,7 +131,7 @@ def _tendency(
         solid = None if solid_bx is None else solid_bx.movedim(1 + axis, -1)[:, None]
         flux = _inviscid(law, cells, solid, normal, kinds)
         if viscous:
-            flux = flux - _viscous(law, primitive_bcx, dx, sides, axis).movedim(2 + axis, -1)
+            flux = flux - _viscous(law, primitive_bcx, dx, sides, axis, solid_bx).movedim(2 + axis, -1)
         total = total - (flux.diff(dim=-1) / width).movedim(-1, 2 + axis)
     return total if solid_bx is None else total.masked_fill(solid_bx[:, None], 0)
 
@@ -141,7 +141,7 @@ def _inviscid(law: Law, cells: Tensor, solid: Tensor | None, normal: int, kinds:
     padded = pad(cells, GHOSTS, normal, kinds)
     low, centre, high = padded[..., :-2], padded[..., 1:-1], padded[..., 2:]
     if solid is not None:
-        filled = _pad_solid(solid, kinds)
+        filled = _pad_solid(solid, kinds, GHOSTS)
         reflected = mirror(centre, normal)
         low = torch.where(filled[..., :-2], reflected, low)
         high = torch.where(filled[..., 2:], reflected, high)
@@ -155,13 +155,21 @@ def _inviscid(law: Law, cells: Tensor, solid: Tensor | None, normal: int, kinds:
 
 
 def _viscous(
-    law: Law, primitive_bcx: Tensor, dx: Sequence[float], sides: Sequence[tuple[str, str]], axis: int
+    law: Law,
+    primitive_bcx: Tensor,
+    dx: Sequence[float],
+    sides: Sequence[tuple[str, str]],
+    axis: int,
+    solid_bx: Tensor | None,
 ) -> Tensor:
-    """Viscous fluxes through the faces of `axis`, from central differences."""
-    padded = primitive_bcx
+    """Viscous fluxes through the faces of `axis`, from central differences; none through those of solid cells, beside
+    which differences are taken on the fluid's side."""
+    padded, solid = primitive_bcx, None if solid_bx is None else solid_bx[:, None]
     for other, kinds in enumerate(sides):
         moved = pad(padded.movedim(2 + other, -1), 1, law.num_scalars + other, kinds)
         padded = moved.movedim(-1, 2 + other)
+        if solid is not None:
+            solid = _pad_solid(solid.movedim(2 + other, -1), kinds, 1).movedim(-1, 2 + other)
     inside: list[Any] = [..., *(slice(1, -1) for _ in dx)]
     inside[1 + axis] = slice(None)
     gradients = []
@@ -171,9 +179,17 @@ def _viscous(
         else:
             ahead, behind = list(inside), list(inside)
             ahead[1 + other], behind[1 + other] = slice(2, None), slice(None, -2)
-            gradient = _between((padded[tuple(ahead)] - padded[tuple(behind)]) / (2 * width), 2 + axis)
+            after, before = padded[tuple(ahead)], padded[tuple(behind)]
+            if solid is not None:
+                after = torch.where(solid[tuple(ahead)], padded[tuple(inside)], after)
+                before = torch.where(solid[tuple(behind)], padded[tuple(inside)], before)
+            gradient = _between((after - before) / (2 * width), 2 + axis)
         gradients.append(gradient)
-    return law.viscous(_between(padded[tuple(inside)], 2 + axis), torch.stack(gradients, dim=1), axis)
+    flux = law.viscous(_between(padded[tuple(inside)], 2 + axis), torch.stack(gradients, dim=1), axis)
+    if solid is None:
+        return flux
+    filled = solid[tuple(inside)].movedim(2 + axis, -1)
+    return flux.masked_fill((filled[..., 1:] | filled[..., :-1]).movedim(-1, 2 + axis), 0)
 
 
 def _between(values: Tensor, dim: int) -> Tensor:
@@ -182,11 +198,11 @@ def _between(values: Tensor, dim: int) -> Tensor:
     return 0.5 * (values.narrow(dim, 0, size - 1) + values.narrow(dim, 1, size - 1))
 
 
-def _pad_solid(solid: Tensor, kinds: tuple[str, str]) -> Tensor:
-    """The mask with its ghost cells: those beyond a side that is not periodic are as the cells at it."""
+def _pad_solid(solid: Tensor, kinds: tuple[str, str], width: int) -> Tensor:
+    """The mask with `width` ghost cells: those beyond a side that is not periodic are as the cells at it."""
     if kinds == ("periodic", "periodic"):
-        return torch.cat((solid[..., -GHOSTS:], solid, solid[..., :GHOSTS]), dim=-1)
-    first, last = (edge.expand(*edge.shape[:-1], GHOSTS) for edge in (solid[..., :1], solid[..., -1:]))
+        return torch.cat((solid[..., -width:], solid, solid[..., :width]), dim=-1)
+    first, last = (edge.expand(*edge.shape[:-1], width) for edge in (solid[..., :1], solid[..., -1:]))
     return torch.cat((first, solid, last), dim=-1)
 
 

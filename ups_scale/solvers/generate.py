@@ -17,7 +17,7 @@ import torch
 from ups_scale.errors import DataError
 from ups_scale.solvers.scattered import scatter
 from ups_scale.solvers.setups import Case, Problem, Range, Setup, setup, stack_parameters
-from ups_scale.solvers.setups.common import COARSEST, FINEST
+from ups_scale.solvers.setups.case import COARSEST, FINEST
 
 CUDA_VALUES = 2**22
 """Of a batch's state: as many trajectories as fill a GPU."""
@@ -81,6 +81,7 @@ def resolve(request: Request, split: str) -> tuple[Setup, Case]:
         boundary=request.boundary or chosen.boundaries[0],
         ranges=ranges,
         shapes=chosen.shapes,
+        finest=chosen.finest,
     )
     if case.boundary not in chosen.boundaries:
         raise DataError(f"{name}: boundary {case.boundary!r}; its solver has {', '.join(chosen.boundaries)}")
@@ -92,10 +93,15 @@ def resolve(request: Request, split: str) -> tuple[Setup, Case]:
         return chosen, case
     others = other_cases(chosen, case, on_grid=request.points is None)
     if split not in others:
-        raise DataError(
-            f"{name}: no split {split!r}; it has {', '.join((*SPLITS, *others))}"
-            + ("" if split not in OOD_SPLITS else " (its solver has nothing else to vary in that way)")
-        )
+        raise DataError(f"{name}: no split {split!r}; it has {', '.join((*SPLITS, *others))}")
+    if split == "ood_regime":
+        for quantity, (low, high) in chosen.other_ranges.items():
+            own = case.ranges[quantity]
+            if own.low < high and low < own.high:
+                raise DataError(
+                    f"{name}: {quantity} is drawn from {own.low:g} to {own.high:g}, and for ood_regime from {low:g} to "
+                    f"{high:g}, which is not out of it; leave that split out, or draw {quantity} otherwise"
+                )
     return chosen, others[split]
 
 
@@ -106,7 +112,8 @@ def other_cases(chosen: Setup, case: Case, on_grid: bool = True) -> dict[str, Ca
         drawn = {
             name: replace(chosen.ranges[name], low=low, high=high) for name, (low, high) in chosen.other_ranges.items()
         }
-        found["ood_regime"] = replace(case, ranges={**case.ranges, **drawn})
+        finest = max(chosen.finest, chosen.finest_other)
+        found["ood_regime"] = replace(case, ranges={**case.ranges, **drawn}, finest=finest)
     if chosen.other_boundary and chosen.other_boundary != case.boundary:
         found["ood_boundary"] = replace(case, boundary=chosen.other_boundary)
     if chosen.other_shapes:
@@ -123,10 +130,12 @@ def _range(chosen: Setup, quantity: str, low: float, high: float) -> Range:
         )
     least, most = chosen.limits[quantity]
     usual = chosen.ranges[quantity]
+    if high < low:
+        raise DataError(f"{chosen.name}: {quantity} from {low:g} to {high:g}: the low is above the high")
     if not least <= low <= high <= most:
         raise DataError(
             f"{chosen.name}: {quantity} from {low:g} to {high:g}; its solver is stable and resolves the solution for "
-            f"{quantity} from {least:g} to {most:g}"
+            f"{quantity} from {least:g} to {most:g}" + (" (of either sign)" if usual.scale == "signed" else "")
         )
     if usual.scale == "log" and low <= 0 and low < high:
         raise DataError(

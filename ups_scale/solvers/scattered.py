@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from ups_scale.errors import DataError
-from ups_scale.solvers.setups.common import Case, Setup
+from ups_scale.solvers.setups.case import Case, Setup
 
 ATTEMPTS = 64
 

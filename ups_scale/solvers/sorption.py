@@ -67,6 +67,7 @@ def solve_diffusion_sorption(
         """u with m(u) - seconds * size * inflow(u) = known."""
         scale = seconds * size
         u = guess
+        todo = torch.ones_like(u[:, :1], dtype=torch.bool)
         for _ in range(NEWTON_STEPS):
             residual = held(u) - scale * inflow(u) - known
             diagonal = retardation(u) + scale * across * 2
@@ -74,8 +75,10 @@ def solve_diffusion_sorption(
             diagonal[:, -1:] += scale * (right - across)
             off = (-scale * across).expand(-1, size)
             change = tridiagonal(off, diagonal, off, residual)
-            u = torch.maximum(u - change, 0.1 * u)
-            if bool((change.abs().amax() < 1e-12).item()):
+            # Trajectories that are done stand still, whatever else is in the batch.
+            u = torch.where(todo, torch.maximum(u - change, 0.1 * u), u)
+            todo = todo & (change.abs().amax(1, keepdim=True) >= 1e-12)
+            if not bool(todo.any()):
                 return u
         raise ArithmeticError(f"Newton's method still changed u by {change.abs().amax().item():.1e}: take more steps")
 

@@ -36,7 +36,7 @@ def integrate(
 
     Args:
         state_bk: (B, *K) complex128.
-        rate_bk: the linear part per mode, broadcastable to (B, *K), 1/s, not above 0.
+        rate_bk: the linear part per mode, broadcastable to (B, *K), 1/s; what grows fast wants short steps.
         nonlinear: the rest of the right-hand side, (B, *K) -> (B, *K).
         step: in seconds.
     """

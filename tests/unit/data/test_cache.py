@@ -334,7 +334,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
 def test_a_folder_that_all_may_write_to_is_refused(tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
-    with pytest.raises(DataError, match=r"may be written to by all users; .*set data\.cache_dir"):
+    with pytest.raises(DataError, match=r"may be written to by others; .*set data\.cache_dir"):
         Cache(tmp_path / "cache", SIZE)
 
 

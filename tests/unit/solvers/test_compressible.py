@@ -118,11 +118,13 @@ def blast(num_points, num=1):
 
 @pytest.mark.parametrize("sides", [(PERIODIC, PERIODIC), (WALL, PERIODIC), (WALL, WALL)])
 @pytest.mark.parametrize("obstacle", [False, True])
-def test_mass_and_energy_stay_in_between_walls_and_around_obstacles(sides, obstacle):
+@pytest.mark.parametrize("viscosity", [None, 0.01])
+def test_mass_and_energy_stay_in_between_walls_and_around_obstacles(sides, obstacle, viscosity):
     size = 24
+    eta = None if viscosity is None else torch.tensor([viscosity], dtype=torch.float64)
     x = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     solid = ((x[:, None] - 0.6) ** 2 + (x - 0.5) ** 2 < 0.15**2)[None]
-    law, fluid = Gas(AIR), ~solid[0] if obstacle else torch.ones(size, size, dtype=torch.bool)
+    law, fluid = Gas(AIR, eta, eta), ~solid[0] if obstacle else torch.ones(size, size, dtype=torch.bool)
     frames = solve(
         law, blast(size), dx=(1 / size,) * 2, sides=sides, dt=0.1, num_frames=5, solid_bx=solid if obstacle else None
     )
@@ -132,6 +134,17 @@ def test_mass_and_energy_stay_in_between_walls_and_around_obstacles(sides, obsta
     if obstacle:
         torch.testing.assert_close(frames[0, 4][:, solid[0]], blast(size)[0][:, solid[0]])
     assert frames[0, 4, 0].std() > 0.01
+
+
+def test_walls_and_obstacles_do_not_hold_the_gas_back_along_them():
+    size = 16
+    wind = torch.tensor([1.0, 1.0, 0.3, 0.0], dtype=torch.float64)[None, :, None, None].expand(1, 4, size, size)
+    slab = torch.zeros(1, size, size, dtype=torch.bool)
+    slab[:, :, 5:9] = True
+    eta = torch.tensor([0.02], dtype=torch.float64)
+    for sides, solid in (((PERIODIC, WALL), None), ((PERIODIC, PERIODIC), slab)):
+        frames = solve(Gas(AIR, eta, eta), wind, dx=(0.1, 0.1), sides=sides, dt=1, num_frames=2, solid_bx=solid)
+        torch.testing.assert_close(frames[:, 1], wind, rtol=0, atol=1e-13)
 
 
 def test_gas_at_rest_around_an_obstacle_stays_at_rest():

@@ -21,7 +21,16 @@ import pytest
 from ups_scale.data.manifest import load_manifest
 from ups_scale.errors import DataError
 from ups_scale.solvers import SETUPS, datasets, generate_family
-from ups_scale.solvers.datasets import build, check_space, load_dataset, make_parts, parts_of, split_counts
+from ups_scale.solvers.datasets import (
+    build,
+    check_foreign,
+    check_space,
+    load_dataset,
+    make_parts,
+    parts_of,
+    remove_strays,
+    split_counts,
+)
 from ups_scale.solvers.files import Written, is_there
 from ups_scale.solvers.setups import USUAL
 
@@ -139,7 +148,7 @@ def test_a_description_extends_another_key_by_key(tmp_path):
             {"burgers_1d": {"parameters": {"nu": 1e-9}}},
             {},
             "sets.burgers_1d: burgers_1d: nu from 1e-09 to 1e-09; its solver is stable and resolves the solution for "
-            "nu from 0.003 to 100",
+            "nu from 0.003 to 1",
         ),
         (
             {"burgers_1d": {"parameters": {"nu": [1, 2, 3]}}},
@@ -259,19 +268,44 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(tmp_path, monkey
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=num_bytes))
 
     with_free(need)
-    check_space(parts, tmp_path, 1)
-    for free, copies in ((need - 1, 1), (2 * need - 1, 2)):
+    check_space(parts, tmp_path, None)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "some.tar").write_bytes(bytes(2**20))
+    for free, shards, needed in ((need - 1, None, need), (2 * need - 2**20 - 1, tmp_path / "shards", 2 * need - 2**20)):
         with_free(free)
         with pytest.raises(DataError) as error:
-            check_space(parts, tmp_path, copies)
-        assert f"{copies * need / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free; free some" in str(
-            error.value
-        )
+            check_space(parts, tmp_path, shards)
+        assert f"{needed / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free; free some" in str(error.value)
     # What is there already needs no room.
     small = parts_of(load_dataset(described(tmp_path, {"burgers_1d": {"trajectories": 3, "frames": 2}})), tmp_path)
     list(make_parts(small))
     with_free(0)
-    check_space(small, tmp_path, 2)
+    check_space(small, tmp_path, None)
+
+
+def test_files_that_are_not_the_generators_are_left_alone(tmp_path):
+    dataset = load_dataset(described(tmp_path, {"burgers_1d": {"trajectories": 3, "frames": 2}}))
+    parts = parts_of(dataset, tmp_path)
+    mine = [tmp_path / name for name in ("burgers_1d_train-0001.hdf5", "burgers_1d_notes.txt", "burgers_1d_train.hdf5")]
+    for path in mine:
+        path.write_text("mine")
+    with pytest.raises(DataError, match=r"burgers_1d_train.hdf5: there already, and not made by this generator; move"):
+        check_foreign(parts)
+    mine.pop().unlink()
+    check_foreign(parts)
+    list(make_parts(parts))
+    # An earlier run with more trajectories, and one of a split that this run isn't about.
+    for name in ("burgers_1d_train-0000.hdf5", "burgers_1d_ood_regime.hdf5"):
+        shutil.copy(parts[0].path, tmp_path / name)
+    assert remove_strays(parts, tmp_path) == [tmp_path / "burgers_1d_train-0000.hdf5"]
+    assert all(path.exists() for path in (*mine, tmp_path / "burgers_1d_ood_regime.hdf5", *(p.path for p in parts)))
+
+
+def test_a_regime_within_the_range_of_training_is_none(tmp_path):
+    sets = {"burgers_1d": {"trajectories": 9, "ood": {"regime": 1}, "parameters": {"nu": [0.003, 0.05]}}}
+    message = "nu is drawn from 0.003 to 0.05, and for ood_regime from 0.003 to 0.005, which is not out of it"
+    with pytest.raises(DataError, match=message):
+        load_dataset(described(tmp_path, sets))
 
 
 def arrays_of(folder) -> dict[str, bytes]:
@@ -328,7 +362,7 @@ def test_a_process_that_is_killed_is_an_error_that_says_what_to_do(tmp_path):
     others = {child.pid for child in multiprocessing.active_children()}
 
     def kill():
-        while not list(tmp_path.glob("*.tmp")):
+        while len(list(tmp_path.glob("*.tmp"))) < 2:
             time.sleep(0.01)
         for pid in {child.pid for child in multiprocessing.active_children()} - others:
             os.kill(pid, signal.SIGKILL)

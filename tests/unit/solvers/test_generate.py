@@ -146,7 +146,8 @@ def test_out_of_distribution_splits_start_as_the_test_split_and_change_one_thing
     u, v = test.fields_btcx[:, 0], other.fields_btcx[:, 0]
     assert np.isfinite(other.fields_btcx).all() or setup.shapes
     if split == "ood_regime":
-        assert replace(case, ranges=usual_case.ranges) == usual_case
+        assert replace(case, ranges=usual_case.ranges, finest=usual_case.finest) == usual_case
+        assert case.finest == max(setup.finest, setup.finest_other)
         for quantity, (low, high) in setup.other_ranges.items():
             before, after = usual_case.ranges[quantity], case.ranges[quantity]
             assert (after.low, after.high) == (low, high)

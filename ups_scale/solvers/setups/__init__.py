@@ -5,10 +5,12 @@ Change a number there, and raise GENERATOR_VERSION: files made before are then m
 
 from __future__ import annotations
 
+import difflib
+
 from ups_scale.errors import DataError
 from ups_scale.physics.families import FamilySpec
 from ups_scale.solvers.setups import diffusive, lines, periodic, published, waves
-from ups_scale.solvers.setups.common import Case, Drawn, Problem, Range, Setup, stack_parameters
+from ups_scale.solvers.setups.case import Case, Drawn, Problem, Range, Setup, stack_parameters
 
 __all__ = [
     "GENERATOR_VERSION",
@@ -40,7 +42,9 @@ def setup(name: str) -> Setup:
         DataError: no such family; the message lists those that can be generated.
     """
     if name not in SETUPS:
-        raise DataError(f"unknown family {name!r}; can be generated: {', '.join(SETUPS)}, or all")
+        near = difflib.get_close_matches(name, SETUPS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise DataError(f"unknown family {name!r}; {hint}can be generated: {', '.join(SETUPS)}, or all")
     return SETUPS[name]
 
 

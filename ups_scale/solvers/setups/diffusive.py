@@ -12,7 +12,7 @@ from ups_scale.physics.families import FAMILIES
 from ups_scale.solvers import initial
 from ups_scale.solvers.darcy import solve_darcy
 from ups_scale.solvers.reaction_diffusion import fitzhugh_nagumo, gray_scott, solve_reaction_diffusion
-from ups_scale.solvers.setups.common import Case, Drawn, Problem, Range, Setup, block_mean
+from ups_scale.solvers.setups.case import Case, Drawn, Problem, Range, Setup, block_mean
 
 FITZHUGH_NAGUMO_DT = 0.15
 
@@ -144,7 +144,7 @@ SETUPS = (
         dt=1.0,
         cpu_batch=16,
         ranges={"beta": Range(0.5, 2.0, "log"), "contrast": Range(5.0, 20.0, "log")},
-        limits={"beta": (-1e6, 1e6), "contrast": (1.0, 1e4)},
+        limits={"beta": (1e-6, 1e6), "contrast": (1.0, 1e4)},
         boundaries=("dirichlet",),
         draw=draw_darcy,
         solve=solve_darcy_setup,

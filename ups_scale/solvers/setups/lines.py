@@ -14,7 +14,7 @@ from ups_scale.solvers.compressible import GAMMA, Gas
 from ups_scale.solvers.finite_volume import solve as solve_finite_volume
 from ups_scale.solvers.linear import solve_linear
 from ups_scale.solvers.reaction_diffusion import logistic, solve_reaction_diffusion
-from ups_scale.solvers.setups.common import FINEST, Case, Drawn, Problem, Range, Setup, block_mean
+from ups_scale.solvers.setups.case import FINEST, Case, Drawn, Problem, Range, Setup, block_mean
 from ups_scale.solvers.steepening import solve_steepening
 
 
@@ -120,7 +120,7 @@ def solve_ks(problem: Problem) -> Tensor:
     return every(u_btx[:, KS_BURN_IN:], problem.case.grid[0])
 
 
-FISHER_DT = 0.05
+FISHER_DT = 0.03
 
 
 def draw_fisher(rng: np.random.Generator, case: Case, size: int) -> Drawn:
@@ -220,7 +220,7 @@ SETUPS = (
         dt=ADVECTION_DT,
         cpu_batch=16,
         ranges={"beta": Range(0.2, 1.0, "signed")},
-        limits={"beta": (0.0, 1000.0)},
+        limits={"beta": (0.0, 25.0)},
         boundaries=("periodic",),
         draw=draw_advection,
         solve=solve_advection,
@@ -237,7 +237,7 @@ SETUPS = (
         dt=BURGERS_DT,
         cpu_batch=32,
         ranges={"nu": Range(0.005, 0.05, "log")},
-        limits={"nu": (0.003, 100.0)},
+        limits={"nu": (0.003, 1.0)},
         boundaries=("periodic",),
         draw=draw_burgers,
         solve=solve_burgers,
@@ -254,7 +254,7 @@ SETUPS = (
         dt=KDV_DT,
         cpu_batch=32,
         ranges={"delta": Range(0.5, 2.0, "log")},
-        limits={"delta": (0.1, 10.0)},
+        limits={"delta": (0.25, 10.0)},
         boundaries=("periodic",),
         draw=draw_kdv,
         solve=solve_kdv,
@@ -288,13 +288,13 @@ SETUPS = (
         dt=FISHER_DT,
         cpu_batch=32,
         ranges={"nu": Range(1e-3, 1e-2, "log"), "rho": Range(1.0, 4.0, "log")},
-        limits={"nu": (1e-4, 10.0), "rho": (0.0, 20.0)},
+        limits={"nu": (1e-4, 0.1), "rho": (0.0, 10.0)},
         boundaries=("periodic", "neumann"),
         draw=draw_fisher,
         solve=solve_fisher,
-        u_rms=(0.636,),
-        delta_rms=(0.0254,),
-        other_ranges={"rho": (4.0, 8.0)},
+        u_rms=(0.545,),
+        delta_rms=(0.0179,),
+        other_ranges={"rho": (4.0, 6.0)},
         other_boundary="neumann",
     ),
     Setup(
@@ -324,7 +324,7 @@ SETUPS = (
         dt=GAS_DT,
         cpu_batch=32,
         ranges={"M": Range(0.1, 0.7), "eta": Range(0.0, 0.0)},
-        limits={"M": (0.0, 3.0), "eta": (0.0, 0.1)},
+        limits={"M": (0.0, 3.0), "eta": (0.0, 0.005)},
         boundaries=("periodic", "open", "wall"),
         draw=draw_gas,
         solve=solve_gas,
@@ -332,5 +332,6 @@ SETUPS = (
         delta_rms=(0.124, 0.194, 0.137),
         other_ranges={"M": (0.7, 1.2)},
         other_boundary="open",
+        sharp=True,
     ),
 )

@@ -12,7 +12,7 @@ from ups_scale.physics.families import FAMILIES
 from ups_scale.solvers import initial
 from ups_scale.solvers.linear import solve_linear
 from ups_scale.solvers.navier_stokes import LENGTH, solve_navier_stokes, solve_navier_stokes_3d
-from ups_scale.solvers.setups.common import Case, Drawn, Problem, Range, Setup
+from ups_scale.solvers.setups.case import Case, Drawn, Problem, Range, Setup
 
 ADVECTION_DIFFUSION_DT = 0.03
 
@@ -121,13 +121,14 @@ SETUPS = (
         dt=NAVIER_STOKES_DT,
         cpu_batch=4,
         ranges={"nu": Range(3e-3, 3e-2, "log")},
-        limits={"nu": (2e-3, 10.0)},
+        limits={"nu": (3e-3, 10.0)},
         boundaries=("periodic",),
         draw=draw_navier_stokes,
         solve=solve_navier_stokes_setup,
         u_rms=(1.336,),
         delta_rms=(0.248,),
         other_ranges={"nu": (2e-3, 3e-3)},
+        finest_other=128,
     ),
     Setup(
         family=FAMILIES["kolmogorov_flow_2d"],
@@ -138,13 +139,14 @@ SETUPS = (
         dt=KOLMOGOROV_DT,
         cpu_batch=4,
         ranges={"nu": Range(1e-2, 4e-2, "log"), "drag": Range(0.1, 0.1), "amplitude": Range(0.7, 1.4)},
-        limits={"nu": (5e-3, 1.0), "drag": (0.0, 1.0), "amplitude": (0.0, 3.0)},
+        limits={"nu": (1e-2, 1.0), "drag": (0.05, 1.0), "amplitude": (0.0, 1.5)},
         boundaries=("periodic",),
         draw=draw_kolmogorov,
         solve=solve_kolmogorov,
         u_rms=(2.92,),
         delta_rms=(0.354,),
         other_ranges={"nu": (5e-3, 1e-2)},
+        finest_other=128,
     ),
     Setup(
         family=FAMILIES["advection_diffusion_2d"],
@@ -155,7 +157,7 @@ SETUPS = (
         dt=ADVECTION_DIFFUSION_DT,
         cpu_batch=16,
         ranges={"speed": Range(0.2, 1.0), "nu": Range(1e-4, 1e-3, "log")},
-        limits={"speed": (0.0, 1000.0), "nu": (0.0, 1000.0)},
+        limits={"speed": (0.0, 15.0), "nu": (0.0, 1000.0)},
         boundaries=("periodic",),
         draw=draw_advection_diffusion,
         solve=solve_advection_diffusion,
@@ -172,12 +174,13 @@ SETUPS = (
         dt=VORTICES_DT,
         cpu_batch=1,
         ranges={"nu": Range(1e-2, 5e-2, "log")},
-        limits={"nu": (5e-3, 10.0)},
+        limits={"nu": (1e-2, 10.0)},
         boundaries=("periodic",),
         draw=draw_vortices,
         solve=solve_vortices,
         u_rms=(0.334, 0.336, 0.186),
         delta_rms=(0.0294, 0.0296, 0.0283),
         other_ranges={"nu": (5e-3, 1e-2)},
+        finest_other=64,
     ),
 )

@@ -15,43 +15,47 @@ from torch import Tensor
 
 from ups_scale.physics.families import FAMILIES
 from ups_scale.solvers.burgers_volumes import solve_burgers_volumes
-from ups_scale.solvers.setups.common import Case, Draw, Drawn, Problem, Range, Setup, Solve
+from ups_scale.solvers.setups.case import Case, Draw, Drawn, Problem, Range, Setup, Solve
 from ups_scale.solvers.setups.lines import every
 
 CELLS = 1024
 DT = 0.01
 NUM_FRAMES = 201
-WAVES = 2
+DRAWN = 2
 EDGE = 0.01
 """Width of the windows' edges."""
 UNSIGNED_SHARE = WINDOW_SHARE = 0.1
 
 
-def draw_waves(rng: np.random.Generator, max_wavenumber: int) -> np.ndarray:
-    """What a start consists of, (5, 2): wavenumbers, amplitudes, phases; its sign, and whether the absolute value is
-    taken; the window's low and high end, or 0, 0."""
-    wavenumber = rng.integers(1, max_wavenumber + 1, WAVES)
-    # A wavenumber that is drawn twice has twice its frequency there.
-    wavenumber = np.array([k * np.count_nonzero(wavenumber == k) for k in wavenumber])
-    amplitude, phase = rng.uniform(size=WAVES), rng.uniform(0, 2 * math.pi, WAVES)
+def draw_waves(rng: np.random.Generator, num_waves: int) -> np.ndarray:
+    """What a start consists of, (num_waves + 2, 3): of each wave the number of its periods, amplitude and phase; its
+    sign, and whether the absolute value is taken; the window's low and high end, or zeros.
+
+    Two wavenumbers are drawn; one that is drawn twice has twice as many periods. Those that aren't drawn have none, and
+    so add a constant, amplitude sin(phase): the published formula doesn't have these, but its generator does.
+    """
+    times = np.bincount(rng.integers(0, num_waves, DRAWN), minlength=num_waves)
+    amplitude, phase = rng.uniform(size=num_waves), rng.uniform(0, 2 * math.pi, num_waves)
+    waves = np.stack((np.arange(1, num_waves + 1) * times, amplitude, phase), axis=1)
     unsigned, windowed = rng.uniform() < UNSIGNED_SHARE, rng.uniform() < WINDOW_SHARE
     sign = rng.choice((-1.0, 1.0))
     window = rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9)
-    return np.stack((wavenumber, amplitude, phase, (sign, unsigned), window if windowed else (0.0, 0.0)))
+    choices = (sign, unsigned, 0.0), (*(window if windowed else (0.0, 0.0)), 0.0)
+    return np.concatenate((waves, choices))
 
 
 def start(waves_bwn: Tensor, x: Tensor) -> Tensor:
-    """u(x, 0) at points x of [0, 1), (B, *X) from `draw_waves` (B, 5, 2)."""
+    """u(x, 0) at points x of [0, 1), (B, *X) from `draw_waves` (B, num_waves + 2, 3)."""
     shape = (-1, *(1 for _ in range(x.ndim - 1)))
     # Its waves have whole periods between the first and the last cell's centre: a small step is left at the seam.
-    period = 1 - 1 / CELLS
+    length = 1 - 1 / CELLS
     u = torch.zeros_like(x)
-    for wave in range(WAVES):
-        wavenumber, amplitude, phase = (waves_bwn[:, row, wave].view(shape) for row in range(3))
-        u = u + amplitude * torch.sin(2 * math.pi * wavenumber * (x - 0.5 / CELLS) / period + phase)
-    sign, unsigned = (waves_bwn[:, 3, column].view(shape) for column in range(2))
+    for wave_bn in waves_bwn[:, :-2].unbind(1):
+        periods, amplitude, phase = (values_b.view(shape) for values_b in wave_bn.unbind(1))
+        u = u + amplitude * torch.sin(2 * math.pi * periods * x / length + phase)
+    sign, unsigned, _ = (values_b.view(shape) for values_b in waves_bwn[:, -2].unbind(1))
     u = sign * torch.where(unsigned > 0, u.abs(), u)
-    low, high = (waves_bwn[:, 4, column].view(shape) for column in range(2))
+    low, high, _ = (values_b.view(shape) for values_b in waves_bwn[:, -1].unbind(1))
     window = 0.5 * (torch.tanh((x - low) / EDGE) - torch.tanh((x - high) / EDGE))
     return torch.where(high > 0, u * window, u)
 
@@ -107,6 +111,6 @@ def _setup(
 
 
 SETUPS = (
-    _setup("advection_1d", "beta", 0.1, draw_advection, solve_advection, 0.552, 0.0208),
-    _setup("burgers_1d", "nu", 0.001, draw_burgers, solve_burgers, 0.281, 0.0224),
+    _setup("advection_1d", "beta", 0.1, draw_advection, solve_advection, 1.13, 0.0203),
+    _setup("burgers_1d", "nu", 0.001, draw_burgers, solve_burgers, 0.544, 0.0475),
 )

@@ -15,7 +15,7 @@ from ups_scale.solvers.acoustics import solve_acoustics
 from ups_scale.solvers.compressible import GAMMA
 from ups_scale.solvers.finite_volume import Law
 from ups_scale.solvers.finite_volume import solve as solve_finite_volume
-from ups_scale.solvers.setups.common import Case, Drawn, Problem, Range, Setup, block_mean, with_static
+from ups_scale.solvers.setups.case import Case, Drawn, Problem, Range, Setup, block_mean, with_static
 from ups_scale.solvers.setups.lines import gas_of
 from ups_scale.solvers.shallow_water import ShallowWater
 
@@ -172,7 +172,7 @@ SETUPS = (
         dt=WATER_DT,
         cpu_batch=4,
         ranges={"height": Range(1.5, 2.5)},
-        limits={"height": (0.1, 10.0)},
+        limits={"height": (1.05, 10.0)},
         boundaries=("open", "wall", "periodic"),
         draw=draw_dams,
         solve=solve_dams,
@@ -191,7 +191,7 @@ SETUPS = (
         dt=GAS_DT,
         cpu_batch=1,
         ranges={"M": Range(0.1, 0.8), "eta": Range(1e-4, 1e-2, "log")},
-        limits={"M": (0.0, 3.0), "eta": (0.0, 0.1)},
+        limits={"M": (0.0, 3.0), "eta": (0.0, 0.02)},
         boundaries=("periodic", "open", "wall"),
         draw=draw_gas,
         solve=solve_gas,
@@ -211,7 +211,7 @@ SETUPS = (
         dt=GAS_DT,
         cpu_batch=1,
         ranges={"eta": Range(1e-4, 1e-3, "log"), "blast": Range(2.0, 6.0)},
-        limits={"eta": (0.0, 0.1), "blast": (0.1, 50.0)},
+        limits={"eta": (0.0, 0.02), "blast": (0.1, 50.0)},
         boundaries=("wall", "open"),
         draw=draw_blast,
         solve=solve_gas,

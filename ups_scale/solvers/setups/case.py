@@ -48,6 +48,7 @@ class Case:
         boundary: kind on all sides.
         ranges: what is drawn per trajectory, by name.
         shapes: of the obstacles, where there are any.
+        finest: points per axis that are solved on, or those of the frames if they are more.
     """
 
     grid: tuple[int, ...]
@@ -55,6 +56,7 @@ class Case:
     boundary: str
     ranges: Mapping[str, Range]
     shapes: str
+    finest: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Setup:
         sides: (low, high) boundary kind per axis, where they are not all the same.
         other_ranges, other_boundary, other_shapes: what the splits ood_regime, ood_boundary and ood_geometry take
             instead, where the setup has them.
+        finest_other: `finest` of ood_regime, if that needs more.
         shapes: of the obstacles, "" where there are none.
         sharp: its solutions have jumps.
         num_frames: usual number of frames.
@@ -125,6 +128,7 @@ class Setup:
     delta_rms: tuple[float, ...]
     sides: tuple[tuple[str, str], ...] = ()
     other_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    finest_other: int = 0
     other_boundary: str = ""
     other_shapes: str = ""
     variant: str = ""
@@ -138,7 +142,7 @@ class Setup:
 
     def internal(self, case: Case) -> int:
         """Points per axis that are solved on."""
-        return max(self.finest, case.grid[0])
+        return max(case.finest, case.grid[0])
 
     def sides_of(self, boundary: str) -> tuple[tuple[str, str], ...]:
         """(low, high) boundary kind per axis."""
