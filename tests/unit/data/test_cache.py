@@ -386,3 +386,41 @@ def test_waiting_ends_when_it_is_told_to(server, file, tmp_path, monkeypatch):
     threading.Timer(0.2, cache.abandon).start()
     with pytest.raises(Unreachable, match="file-1: given up"):
         cache.open(file(1))
+
+
+def test_who_waits_for_anothers_download_lets_go_of_what_it_is_waiting_for(file, tmp_path, monkeypatch):
+    """Two processes want the same file; the one that waits for the other's download holds what that needs room of."""
+    monkeypatch.setattr(cache_module, "ROOM_S", 5.0)
+    ours, theirs = (Cache(tmp_path / "cache", 2 * SIZE) for _ in range(2))
+    for number in (0, 1):
+        ours.open(file(number))  # pinned, and not read by any thread
+    ours._next_look = time.monotonic() + 0.3  # it has just looked whether anybody wants room
+    opened = []
+    threads = [
+        threading.Thread(target=lambda cache=cache: opened.append(cache.open(file(2)))) for cache in (theirs, ours)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join(4.0)
+    assert [content(pinned) for pinned in opened] == [BODIES["file-2"]] * 2
+
+
+def test_who_waits_for_anothers_download_ends_when_told_to(file, tmp_path):
+    cache = Cache(tmp_path / "cache", 2 * SIZE)
+    failed = []
+
+    def attempt():
+        try:
+            cache.fetch(file(0))
+        except Unreachable as error:
+            failed.append(str(error))
+
+    with cache._locked(file(0).sha256[:3]):
+        thread = threading.Thread(target=attempt, daemon=True)
+        thread.start()
+        time.sleep(0.1)
+        cache.abandon()
+        thread.join(2.0)
+    assert failed == [f"{tmp_path / 'cache'}: given up waiting, as what it was for has ended"]

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ups_scale.data.manifest import load_manifest
+from ups_scale.data.scan import scan
 from ups_scale.errors import DataError
 from ups_scale.solvers import SETUPS, datasets, generate_family
 from ups_scale.solvers.datasets import (
@@ -474,8 +475,9 @@ def test_a_recipe_becomes_shards_and_a_manifest(tmp_path, monkeypatch, capsys):
     }
     assert finer.splits == ("ood_resolution",)
     assert (usual.spec.grid, finer.spec.grid) == ((64,), (128,))
-    # Without training data of its own it has the statistics of what it is a variant of.
+    # Without training data of its own it has the statistics of what it is a variant of, which is no damage.
     assert finer.statistics == usual.statistics
+    assert scan(manifest).problems == ()
     u = generate_family(load_dataset(path).sets[0].request, 16).fields_btcx.astype(np.float64)
     assert usual.spec.u_rms[0] == pytest.approx(math.sqrt((u**2).mean()), rel=1e-5)
 
