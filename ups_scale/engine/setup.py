@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import logging
 import os
 import warnings
@@ -35,8 +36,12 @@ class Engine:
     def __init__(self, recipe: Recipe, model: Simulator, ranks: Ranks, accumulation: int) -> None:
         ops.prepare()
         import deepspeed
+        from deepspeed.runtime.zero.config import ZeroStageEnum
 
         from ups_scale.engine import master
+
+        # Checkpoints hold one, which Python 3.11.0 to 3.11.3 pickle as a call of getattr: that is not let in again.
+        copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         # DeepSpeed calls an API that newer torch renames, at every step.
