@@ -97,9 +97,12 @@ def wait_until_gone(pids):
 @contextmanager
 def started(out, *arguments):
     """The tool at work, when a few shards are there."""
+    # Where the tests are a shell's job in the background, Ctrl-C is ignored, and programs inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         command(*arguments, "--out", out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 60
         while len(list(out.glob("*.idx"))) < 5 and time.monotonic() < deadline:
