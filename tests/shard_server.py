@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ups_scale.bench.s3 import CREDENTIALS, S3Server
-from ups_scale.data import remote
+from ups_scale.data import cache, remote
 
 
 class ShardServer:
@@ -128,3 +128,15 @@ def forget_s3() -> None:
 
     remote._of_protocol.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@contextmanager
+def impatience(monkeypatch, silence_s):
+    """Downloads are tried again at once, a server's silence ends after `silence_s`, and processes look often whether
+    another wants room."""
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(remote, "SILENCE_S", silence_s)
+    monkeypatch.setattr(cache, "LOOK_S", 0.01)
+    remote._of_protocol.cache_clear()
+    yield
+    remote._of_protocol.cache_clear()

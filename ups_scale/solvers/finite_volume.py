@@ -13,7 +13,7 @@ the grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +41,11 @@ class Law(Protocol):
     def speeds(self, primitive_bcx: Tensor) -> Tensor:
         """Fastest signal along each axis, length/s: (B, D, *grid)."""
         ...
+
+
+@runtime_checkable
+class Viscous(Law, Protocol):
+    """One that may have viscous terms."""
 
     def diffusion(self, primitive_bcx: Tensor) -> Tensor | None:
         """The largest diffusivity per trajectory, length^2/s: (B,); None without viscosity."""
@@ -111,7 +116,7 @@ def _rate(law: Law, primitive_bcx: Tensor, dx: Sequence[float], solid_bx: Tensor
     if solid_bx is not None:
         crossings_bx = crossings_bx.masked_fill(solid_bx, 0)
     rate_b = crossings_bx.flatten(1).amax(1)
-    diffusivity_b = law.diffusion(primitive_bcx)
+    diffusivity_b = law.diffusion(primitive_bcx) if isinstance(law, Viscous) else None
     return rate_b if diffusivity_b is None else rate_b + 2 * diffusivity_b * float((1 / width_dx**2).sum())
 
 
@@ -124,13 +129,12 @@ def _tendency(
 ) -> Tensor:
     """d/dt of the conserved variables."""
     total = torch.zeros_like(primitive_bcx)
-    viscous = law.diffusion(primitive_bcx) is not None
     for axis, (width, kinds) in enumerate(zip(dx, sides, strict=True)):
         normal = law.num_scalars + axis
         cells = primitive_bcx.movedim(2 + axis, -1)
         solid = None if solid_bx is None else solid_bx.movedim(1 + axis, -1)[:, None]
         flux = _inviscid(law, cells, solid, normal, kinds)
-        if viscous:
+        if isinstance(law, Viscous) and law.diffusion(primitive_bcx) is not None:
             flux = flux - _viscous(law, primitive_bcx, dx, sides, axis, solid_bx).movedim(2 + axis, -1)
         total = total - (flux.diff(dim=-1) / width).movedim(-1, 2 + axis)
     return total if solid_bx is None else total.masked_fill(solid_bx[:, None], 0)
@@ -155,7 +159,7 @@ def _inviscid(law: Law, cells: Tensor, solid: Tensor | None, normal: int, kinds:
 
 
 def _viscous(
-    law: Law,
+    law: Viscous,
     primitive_bcx: Tensor,
     dx: Sequence[float],
     sides: Sequence[tuple[str, str]],

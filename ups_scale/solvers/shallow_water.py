@@ -29,12 +29,6 @@ class ShallowWater:
     def speeds(self, primitive_bcx: Tensor) -> Tensor:
         return primitive_bcx[:, 1:].abs() + (self.gravity * primitive_bcx[:, :1]).sqrt()
 
-    def diffusion(self, primitive_bcx: Tensor) -> Tensor | None:
-        return None
-
-    def viscous(self, primitive_bcx: Tensor, gradient_bdcx: Tensor, axis: int) -> Tensor:
-        raise NotImplementedError("shallow water has no viscosity")
-
     def riemann(self, left_bcx: Tensor, right_bcx: Tensor, normal: int) -> Tensor:
         """HLLC with Einfeldt's wave speeds. Source: Toro, Shock-Capturing Methods for Free-Surface Shallow Flows
         (2001), chapter 10."""

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from shard_server import shard_server
+from shard_server import impatience, shard_server
 
 from ups_scale.data import cache as cache_module
 from ups_scale.data import remote
@@ -24,12 +24,8 @@ BODIES = {f"file-{number}": bytes([number]) * SIZE for number in range(6)}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(remote, "SILENCE_S", 0.3)
-    monkeypatch.setattr(cache_module, "LOOK_S", 0.01)
-    remote._of_protocol.cache_clear()
-    yield
-    remote._of_protocol.cache_clear()
+    with impatience(monkeypatch, 0.3):
+        yield
 
 
 @pytest.fixture

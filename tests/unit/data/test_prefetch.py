@@ -8,11 +8,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from shard_server import s3_server, shard_server
+from shard_server import impatience, s3_server, shard_server
 from small_shards import write_shards
 
 from ups_scale.bench.s3 import URL
-from ups_scale.data import cache as cache_module
 from ups_scale.data import prefetch as prefetch_module
 from ups_scale.data import remote
 from ups_scale.data.loader import stream
@@ -36,12 +35,8 @@ EPOCH = NUM // BATCH  # steps
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(remote, "SILENCE_S", 0.5)
-    monkeypatch.setattr(cache_module, "LOOK_S", 0.01)
-    remote._of_protocol.cache_clear()
-    yield
-    remote._of_protocol.cache_clear()
+    with impatience(monkeypatch, 0.5):
+        yield
 
 
 @pytest.fixture(scope="module")

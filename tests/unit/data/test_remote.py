@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from shard_server import shard_server
+from shard_server import impatience, shard_server
 
 from ups_scale.data import remote
 from ups_scale.data.manifest import load_manifest
@@ -19,11 +19,8 @@ BODY = bytes(range(256)) * 400
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(remote, "SILENCE_S", 0.2)
-    remote._of_protocol.cache_clear()
-    yield
-    remote._of_protocol.cache_clear()
+    with impatience(monkeypatch, 0.2):
+        yield
 
 
 @pytest.fixture
