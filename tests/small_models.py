@@ -14,15 +14,29 @@ MODEL = {
     "encoder": "grid",
     "operator": "stacked",
     "decoder": "patch",
+    "prediction": "field",
     "depth": 2,
     "model_dim": 32,
     "num_heads": 2,
     "mlp_ratio": 2.0,
     "qk_rmsnorm": True,
+    "channel_separated": False,
+    "accept_stacked_separated": False,
+    "window_size": 2,
+    "u_stages": [1, 2],
+    "u_depths": None,
+    "u_growth": 1,
     "latent_tokens": 16,
     "latent_dim": 24,
     "patch_size": 4,
     "context_frames": 1,
+    "frame_dropout": 0.0,
+    "patch_jitter": False,
+    "supernodes": 64,
+    "supernode_radius": 1.5,
+    "neighbours": 8,
+    "decoder_reach": 1,
+    "log_clamp": None,
     "drop_path": 0.0,
 }
 CONDITIONING = {
@@ -32,6 +46,8 @@ CONDITIONING = {
     "boundary": True,
     "extents": True,
     "scale": True,
+    "geometry": True,
+    "geometry_hash": False,
     "dropout": 0.0,
 }
 
@@ -113,6 +129,21 @@ BOX = FamilySpec(
     delta_rms=(0.1, 0.1, 0.1, 0.1, 0.1),
     dt=0.05,
 )
+POINTS = FamilySpec(
+    name="shallow_water_2d-points40",
+    fields=("x", "y", "height"),
+    units=("m", "m", "m"),
+    parameters=(),
+    grid=(40,),
+    extents=((-1.0, 1.0), (0.0, 1.0)),
+    boundaries=(("neumann", "neumann"), ("periodic", "periodic")),
+    u_rms=(0.6, 0.6, 1.0),
+    delta_rms=(0.0, 0.0, 0.1),
+    dt=0.05,
+    static=("x", "y"),
+    geometry="points",
+    coordinates=("x", "y"),
+)
 
 
 def make(
@@ -140,6 +171,9 @@ def inputs(
     """(context, family, parameters, dt) for `Simulator.forward` over up to 8 steps, at the family's own scale."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.randn(batch, frames, len(spec.fields), *spec.grid, generator=generator)
-    u = u * torch.tensor(spec.u_rms).reshape(-1, *(1,) * spec.dimensions)
+    u = u * torch.tensor(spec.u_rms).reshape(-1, *(1,) * len(spec.grid))
+    for name, (low, high) in zip(spec.coordinates, spec.extents, strict=False):  # a point set's places stay the same
+        places = low + (high - low) * torch.rand(batch, 1, *spec.grid, generator=generator)
+        u[:, :, spec.fields.index(name)] = places
     parameters = torch.rand(batch, len(spec.parameters), generator=generator) + 0.1
     return u, spec.name, parameters, torch.full((batch, frames + 7), spec.dt)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ups_scale.model.constants import constant
+from ups_scale.model.embed import wide
 from ups_scale.physics.families import FamilySpec
 
 # Dimensions: b sample, t context frame, c field, x space axes.
@@ -35,7 +36,7 @@ def scales(context_btcx: Tensor, spec: FamilySpec, dt_bt: Tensor, mask_btcx: Ten
         mask_btcx: (B, T, C, *grid) bool, where there is a value; None: everywhere. The RMS is over points that have one
             in that frame, the change between two frames over points that have one in both.
     """
-    u = context_btcx.float()
+    u = wide(context_btcx)
     data_rms = constant(spec.u_rms, u.device).clamp_min(TINY)
     data_delta_rms = constant(spec.delta_rms, u.device)
     rms_bc = _rms(u, RMS_FLOOR * data_rms, mask_btcx).clamp_min(TINY)
@@ -65,6 +66,30 @@ def scales(context_btcx: Tensor, spec: FamilySpec, dt_bt: Tensor, mask_btcx: Ten
     # Two frames that have nothing more in common differ by sqrt(2) times their RMS, however far apart in time.
     most_bc = torch.maximum(math.sqrt(2) * rms_bc, delta_rms_bc)
     return rms_bc, torch.minimum(delta_rms_bc * ratio_bc, most_bc)
+
+
+def per_field(size_bc: Tensor, spec: FamilySpec, like_bcx: Tensor) -> Tensor:
+    """The sizes of the dynamic fields, (B, C, 1, ...)."""
+    size_bc = size_bc if not spec.static else size_bc[:, constant(spec.dynamic, size_bc.device)]
+    return size_bc.reshape(*size_bc.shape, *(1,) * (like_bcx.ndim - 2))
+
+
+def changed(last_bcx: Tensor, change_bcx: Tensor, size_bc: Tensor, spec: FamilySpec, mask_bcx: Tensor | None) -> Tensor:
+    """The last frame with the dynamic fields changed by `change_bcx` times their sizes, where they have a value."""
+    change_bcx = change_bcx * per_field(size_bc, spec, change_bcx)
+    if not spec.static:
+        return last_bcx + (change_bcx if mask_bcx is None else torch.where(mask_bcx, change_bcx, 0.0))
+    dynamic = constant(spec.dynamic, last_bcx.device)
+    if mask_bcx is not None:
+        change_bcx = torch.where(mask_bcx[:, dynamic], change_bcx, 0.0)
+    return last_bcx.index_add(1, dynamic, change_bcx)
+
+
+def replaced(last_bcx: Tensor, values_bcx: Tensor, spec: FamilySpec) -> Tensor:
+    """The last frame with its dynamic fields replaced."""
+    if not spec.static:
+        return values_bcx
+    return last_bcx.index_copy(1, constant(spec.dynamic, last_bcx.device), values_bcx)
 
 
 def _rms(u_btcx: Tensor, least_c: Tensor, mask_btcx: Tensor | None) -> Tensor:

@@ -1,46 +1,65 @@
-"""The simulator: context frames in, the next frames out, by predicting the change of the fields over one frame."""
+"""The simulator: context frames in, the next frames out, by predicting the change of the fields."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ups_scale.atomic import write_json
-from ups_scale.errors import CheckpointError, DataError, RecipeError
+from ups_scale.errors import DataError, RecipeError
+from ups_scale.model import geometry as geometries
+from ups_scale.model import pretrained
+from ups_scale.model.any_point import AnyPointDecoder
 from ups_scale.model.constants import constant
 from ups_scale.model.decoder import PatchDecoder
-from ups_scale.model.embed import MAX_AXES, Conditioner
+from ups_scale.model.embed import Conditioner
 from ups_scale.model.encoder import GridEncoder
-from ups_scale.model.lattice import lattice_shape
+from ups_scale.model.layout import decoder_kind, encoder_kind, inputs, lattice_of, tiling
 from ups_scale.model.operator import StackedOperator
-from ups_scale.model.scales import RMS_FLOOR, scales
+from ups_scale.model.places import Asked, Places, ask, num_places, own_places, own_queries
+from ups_scale.model.points import Graph, PointEncoder
+from ups_scale.model.queries import Queries
+from ups_scale.model.requirements import check_family, check_places, check_shapes, check_steps
+from ups_scale.model.scales import RMS_FLOOR, changed, per_field, replaced, scales
+from ups_scale.model.u_shaped import UShapedOperator
+from ups_scale.model.window import Window, filled_times
 from ups_scale.physics.families import FamilySpec
 
-# Dimensions: b sample, t context frame, h predicted frame, c field, x space axes, p parameter.
+# Dimensions: b sample, t context frame, h predicted frame, c field, x space axes or points, p parameter or point,
+# q asked point, d axis, s stream, l token.
 
-FORMAT = 2
 
-ENCODERS = {"grid": GridEncoder}
-OPERATORS = {"stacked": StackedOperator}
-DECODERS = {"patch": PatchDecoder}
+@dataclass(frozen=True)
+class Rollout:
+    """What a rollout keeps from its first frame to its last."""
+
+    spec: FamilySpec
+    parameters_bp: Tensor
+    geometry: geometries.Geometry | None
+    graph: Graph | None
+    """Which points are near which, for the point encoder."""
+    own: Queries | None
+    """The input's own points, for the any-point decoder."""
+    asked: Asked | None
+    """Where else the fields are asked for."""
 
 
 class Simulator(nn.Module):
-    """One model for many families. Untrained it is persistence: the decoder starts at zero.
+    """One model for many families, on grids and on points. Untrained it is persistence.
 
     Inputs are divided by the RMS of the context frames, and the predicted change is multiplied by the size to expect of
     it (`model/scales.py`): nothing is taken from frames that are to be predicted. Static fields, and points without a
     value in the last context frame, stay as they are.
+
+    With `prediction` "field", every step encodes the last frames and decodes the change to the next one; the decoder
+    starts at zero. With "latent", the fields are encoded once, the operator adds to the latent state at every step, and
+    frame k is u_0 + D(z_k) - D(z_0), with D the decoder of normalised fields; the operator's output starts at zero.
 
     Args:
         specs: the families it knows, with grid, boundaries and statistics.
@@ -51,28 +70,74 @@ class Simulator(nn.Module):
     def __init__(self, specs: Sequence[FamilySpec], model: Mapping[str, Any], conditioning: Mapping[str, Any]) -> None:
         super().__init__()
         for spec in specs:
-            _check(spec, model)
+            check_family(spec, model)
         self.specs = {spec.name: spec for spec in specs}
         self.arguments = {"model": dict(model), "conditioning": dict(conditioning)}
         self.context_frames: int = model["context_frames"]
-        tokens = {"patch_size": model["patch_size"], "latent_tokens": model["latent_tokens"]}
-        self.lattices = {
-            spec.name: lattice_shape(spec.grid, model["patch_size"], model["latent_tokens"]) for spec in specs
-        }
+        self.latent: bool = model["prediction"] == "latent"
+        self.differences = pretrained.Differences()
+        """What a file that the weights were loaded from lacked, or had too much."""
+        self._settings = dict(model)
+        self._encoder_of = {spec.name: encoder_kind(spec, model["encoder"]) for spec in specs}
+        self._decoder_of = {spec.name: decoder_kind(spec, model["decoder"]) for spec in specs}
+        self.tilings = {spec.name: tiling(spec, model) for spec in specs if spec.geometry == "grid"}
+        self.lattices = {spec.name: lattice_of(spec, model) for spec in specs}
         use = {name: value for name, value in conditioning.items() if name != "dropout"}
         self.conditioner = Conditioner(specs, model["model_dim"], use, conditioning["dropout"])
-        self.encoder = ENCODERS[model["encoder"]](
-            specs, **tokens, latent_dim=model["latent_dim"], context_frames=model["context_frames"]
-        )
-        operator_keys = ("depth", "model_dim", "num_heads", "mlp_ratio", "qk_rmsnorm", "drop_path", "latent_dim")
-        self.operator = OPERATORS[model["operator"]](**{key: model[key] for key in operator_keys})
-        self.decoder = DECODERS[model["decoder"]](
-            specs, **tokens, latent_dim=model["latent_dim"], condition_dim=model["model_dim"]
-        )
+        self.encoders = nn.ModuleDict({kind: self._encoder(kind) for kind in _kinds(self._encoder_of)})
+        self.operator = self._operator()
+        self.decoders = nn.ModuleDict({kind: self._decoder(kind) for kind in _kinds(self._decoder_of)})
+
+    def _encoder(self, kind: str) -> nn.Module:
+        model, shared = self._settings, ("latent_dim", "context_frames", "channel_separated")
+        specs = [spec for name, spec in self.specs.items() if self._encoder_of[name] == kind]
+        settings = {key: model[key] for key in shared}
+        if kind == "grid":
+            return GridEncoder(specs, self.tilings, **settings)
+        settings |= {key: model[key] for key in ("supernodes", "supernode_radius", "neighbours", "qk_rmsnorm")}
+        return PointEncoder(specs, self.lattices, **settings, num_heads=self._end_heads)
+
+    def _operator(self) -> StackedOperator | UShapedOperator:
+        keys = ["depth", "model_dim", "num_heads", "mlp_ratio", "qk_rmsnorm", "drop_path", "latent_dim"]
+        settings = {key: self._settings[key] for key in [*keys, "channel_separated"]}
+        if self._settings["operator"] == "stacked":
+            return StackedOperator(**settings, zero=self.latent)
+        settings |= {key: self._settings[key] for key in ("window_size", "u_stages", "u_depths", "u_growth")}
+        lattices = [(lattice, self.specs[name].periodic) for name, lattice in self.lattices.items()]
+        return UShapedOperator(**settings, lattices=lattices, zero=self.latent)
+
+    def _decoder(self, kind: str) -> nn.Module:
+        model = self._settings
+        specs = [spec for name, spec in self.specs.items() if self._decoder_of[name] == kind]
+        ends = {"latent_dim": model["latent_dim"], "condition_dim": model["model_dim"], "zero": not self.latent}
+        if kind == "patch":
+            return PatchDecoder(specs, self.tilings, **ends)
+        settings = {"reach": model["decoder_reach"], "log_clamp": model["log_clamp"], "qk_rmsnorm": model["qk_rmsnorm"]}
+        return AnyPointDecoder(specs, self.lattices, **ends, **settings, num_heads=self._end_heads)
+
+    @property
+    def _end_heads(self) -> int:
+        """Attention heads of encoder and decoder: as wide as the operator's."""
+        latent_dim, width = self._settings["latent_dim"], self._settings["model_dim"] // self._settings["num_heads"]
+        heads = latent_dim // width
+        if heads == 0 or latent_dim % heads:
+            raise RecipeError(
+                f"model.latent_dim {latent_dim} can't be cut into heads about as wide as the operator's, {width} "
+                "(model.model_dim / model.num_heads), for the point encoder or any-point decoder: use a multiple of it"
+            )
+        return heads
+
+    def num_streams(self, family: str) -> int:
+        """Streams of latent tokens of a family: its input fields when they are separated, else 1."""
+        return len(inputs(self.specs[family])) if self._settings["channel_separated"] else 1
 
     def num_tokens(self, family: str) -> int:
-        """Latent tokens per frame of a family."""
-        return math.prod(self.lattices[family])
+        """Latent tokens per frame of a family, of all streams."""
+        return math.prod(self.lattices[family]) * self.num_streams(family)
+
+    def least_rms(self, family: str, device: torch.device) -> Tensor:
+        """(C,) float32: below it a field of the family counts as zero, in its own unit."""
+        return RMS_FLOOR * constant(self.specs[family].u_rms, device)
 
     def forward(
         self,
@@ -83,12 +148,16 @@ class Simulator(nn.Module):
         horizon: int,
         detach_between: bool = False,
         mask_btcx: Tensor | None = None,
-    ) -> Tensor:
-        """(B, H, C, *grid) float32 in physical units: the `horizon` frames after the context, each from its own last
-        `context_frames` frames, predicted ones included.
+        *,
+        at: Places | None = None,
+        steps: Collection[int] | None = None,
+        reconstruct: bool = False,
+    ) -> Any:
+        """(B, H, C, *grid) float32 in physical units: the `horizon` frames after the context.
 
         Args:
-            context_btcx: (B, T, C, *grid) float32 in physical units, T = context_frames; finite.
+            context_btcx: (B, T, C, *grid) float32 in physical units; finite. T is context_frames, or fewer: then a
+                learned null stands in for the earlier ones.
             family: name of the family.
             parameters_bp: (B, P) float32, NaN where not stated.
             dt_bt: (B, T + H - 1) float32 or more columns, time from each frame to the next in s, first of the context
@@ -96,140 +165,201 @@ class Simulator(nn.Module):
             detach_between: stop gradients between the frames of the unrolled horizon.
             mask_btcx: (B, T, C, *grid) bool, where the context frames have a value; None: everywhere. A predicted frame
                 has one where the frame before it has.
+            at: where the fields are to be given, instead of at the input's own points: points (B, Q, d) in the domain's
+                own coordinates, or the sizes of a grid over it, give (B, H, C, Q) or (B, H, C, *at). The persisted
+                frame is interpolated there; NaN outside the domain, and where points without a value would have a part
+                in that. Needs an any-point decoder.
+            steps: which of the frames 1 to `horizon` to return, in increasing order (all by default). In a latent
+                rollout the others are never decoded.
+            reconstruct: return also what the latent state of the last context frame decodes to, (B, C, *grid) or at
+                `at`: (prediction, reconstruction). Needs latent prediction; `horizon` may then be 0.
 
         Raises:
-            DataError: the family is not one the model was built for, or a shape does not fit it.
+            DataError: the family is not one the model was built for, or a shape or request does not fit it.
         """
-        spec = self._spec(family, context_btcx, dt_bt, horizon, mask_btcx)
-        context = self.context_frames
-        predictions = []
-        for step in range(horizon):
-            # The times between the frames of this step's window, and from the last of them to the next frame.
-            next_bcx = self._step(context_btcx, spec, parameters_bp, dt_bt[:, step : step + context], mask_btcx)
-            predictions.append(next_bcx)
-            feedback = next_bcx.detach() if detach_between else next_bcx
-            context_btcx = torch.cat([context_btcx[:, 1:], feedback[:, None]], dim=1)
-            if mask_btcx is not None:
-                mask_btcx = torch.cat([mask_btcx[:, 1:], mask_btcx[:, -1:]], dim=1)
-        return torch.stack(predictions, dim=1)
+        spec = self._spec(family)
+        check_shapes(spec, self.context_frames, context_btcx, parameters_bp, dt_bt, horizon, mask_btcx)
+        wanted = check_steps(horizon, steps, reconstruct, self.latent)
+        if at is not None:
+            check_places(spec, self._decoder_of[spec.name], at, len(context_btcx))
+        window = Window(context_btcx, mask_btcx).filled(self.context_frames)
+        dt_bt = filled_times(dt_bt, self.context_frames - context_btcx.shape[1], self.context_frames)
+        if self.training and self.context_frames > 1 and self._settings["frame_dropout"] > 0:
+            window = window.thinned(self._settings["frame_dropout"])
+        rollout = self._prepare(spec, window, parameters_bp, at)
+        shift = self._jitter(spec) if at is None else None
+        if shift is not None:
+            window = window.rolled(*shift)
+        run = self._latent_rollout if self.latent else self._field_rollout
+        frames, reconstruction_bcx = run(rollout, window, dt_bt, horizon, wanted, detach_between)
+        space = context_btcx.shape[3:] if at is None else num_places(at)
+        none_bhcx = context_btcx.new_zeros(len(context_btcx), 0, len(spec.fields), *space)
+        predicted_bhcx = torch.stack(frames, dim=1) if frames else none_bhcx
+        if rollout.asked is not None and rollout.asked.there is not None:
+            predicted_bhcx = torch.where(rollout.asked.there[:, None], predicted_bhcx, math.nan)
+            if reconstruction_bcx is not None:
+                reconstruction_bcx = torch.where(rollout.asked.there, reconstruction_bcx, math.nan)
+        if shift is not None:
+            back = tuple(-offset for offset in shift[0])
+            predicted_bhcx = predicted_bhcx.roll(back, tuple(3 + axis for axis in shift[1]))
+            if reconstruction_bcx is not None:
+                reconstruction_bcx = reconstruction_bcx.roll(back, tuple(2 + axis for axis in shift[1]))
+        return (predicted_bhcx, reconstruction_bcx) if reconstruct else predicted_bhcx
 
-    def _step(
+    def save_pretrained(
         self,
-        context_btcx: Tensor,
-        spec: FamilySpec,
-        parameters_bp: Tensor,
-        dt_bt: Tensor,
-        mask_btcx: Tensor | None,
-    ) -> Tensor:
-        rms_bc, delta_rms_bc = scales(context_btcx, spec, dt_bt, mask_btcx)
-        space = (1,) * spec.dimensions
-        normalised = context_btcx / rms_bc.reshape(*rms_bc.shape[:1], 1, rms_bc.shape[1], *space)
-        condition_bd = F.silu(self.conditioner(spec, parameters_bp, dt_bt[:, -1], rms_bc))
-        z_bld = self.encoder(normalised, spec)
-        z_bld = self.operator(z_bld, condition_bd, self.lattices[spec.name], spec.periodic)
-        change_bcx = self.decoder(z_bld, condition_bd, spec)
-        last_bcx = context_btcx[:, -1]
-        mask_bcx = None if mask_btcx is None else mask_btcx[:, -1]
-        if not spec.static:
-            change_bcx = change_bcx * delta_rms_bc.reshape(*delta_rms_bc.shape, *space)
-            return last_bcx + (change_bcx if mask_bcx is None else torch.where(mask_bcx, change_bcx, 0.0))
-        dynamic = constant(spec.dynamic, last_bcx.device)
-        change_bcx = change_bcx * delta_rms_bc[:, dynamic].reshape(*change_bcx.shape[:2], *space)
-        if mask_bcx is not None:
-            change_bcx = torch.where(mask_bcx[:, dynamic], change_bcx, 0.0)
-        return last_bcx.index_add(1, dynamic, change_bcx)
-
-    def least_rms(self, family: str, device: torch.device) -> Tensor:
-        """(C,) float32: below it a field of the family counts as zero, in its own unit."""
-        return RMS_FLOOR * constant(self.specs[family].u_rms, device)
-
-    def _spec(
-        self, family: str, context_btcx: Tensor, dt_bt: Tensor, horizon: int, mask_btcx: Tensor | None
-    ) -> FamilySpec:
-        if family not in self.specs:
-            raise DataError(f"the model was not trained on family {family!r}; it knows {', '.join(sorted(self.specs))}")
-        spec = self.specs[family]
-        expected = (self.context_frames, len(spec.fields), *spec.grid)
-        if tuple(context_btcx.shape[1:]) != expected:
-            raise DataError(
-                f"family {family}: context of shape {tuple(context_btcx.shape)}, expected (batch, frames, fields, "
-                f"grid) = (B, {', '.join(map(str, expected))})"
-            )
-        batch, times = len(context_btcx), self.context_frames + horizon - 1
-        if dt_bt.ndim != 2 or len(dt_bt) != batch or dt_bt.shape[1] < times:
-            raise DataError(
-                f"family {family}: dt_bt of shape {tuple(dt_bt.shape)}, expected ({batch}, {times}): a time from each "
-                f"frame to the next, for {self.context_frames} given and {horizon} predicted frames"
-            )
-        if mask_btcx is not None and mask_btcx.shape != context_btcx.shape:
-            raise DataError(
-                f"family {family}: mask_btcx of shape {tuple(mask_btcx.shape)}, expected that of the context, "
-                f"{tuple(context_btcx.shape)}"
-            )
-        return spec
-
-    def save_pretrained(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Writes `model.safetensors` (float32; `weights` in place of the model's own, if given) and `model.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self.state_dict() if weights is None else weights
-        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, folder / "model.safetensors")
-        specs = [_spec_to_json(spec) for spec in self.specs.values()]
-        description = {"format": FORMAT, **self.arguments, "specs": specs}
-        write_json(folder / "model.json", description)
+        folder: str | Path,
+        weights: Mapping[str, Tensor] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes `model.safetensors` (float32; `weights` in place of the model's own, if given), `model.json` and, if
+        given, the resolved `recipe.json` into `folder`."""
+        pretrained.save(self, Path(folder), weights, recipe)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> Simulator:
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu", strict: bool = True) -> Simulator:
         """The model saved in `folder`, in evaluation mode on `device`.
 
+        With `strict` False, weights that the file lacks, or holds in another shape, are left as a new model has them,
+        and `model.differences` names them.
+
         Raises:
-            CheckpointError: files missing, damaged, of another format, or with other weights than the model has.
+            CheckpointError: files missing, damaged, of another format, or (if `strict`) with other weights than the
+                model has; names those that are missing or unexpected.
         """
-        folder = Path(folder)
-        try:
-            description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-            if description.get("format") != FORMAT:
-                raise CheckpointError(f"{folder}: model of format {description.get('format')!r}, expected {FORMAT}")
-            specs = [_spec_from_json(entry) for entry in description["specs"]]
-            model = cls(specs, description["model"], description["conditioning"])
-            model.load_state_dict(load_file(folder / "model.safetensors", device="cpu"))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{folder}: not a saved model ({type(error).__name__}: {error})") from None
-        return model.to(device).eval()
+        loaded, differences = pretrained.load(cls, Path(folder), device, strict)
+        loaded.differences = differences
+        return loaded
+
+    def _field_rollout(
+        self,
+        rollout: Rollout,
+        window: Window,
+        dt_bt: Tensor,
+        horizon: int,
+        wanted: Collection[int],
+        detach_between: bool,
+    ) -> tuple[list[Tensor], None]:
+        """Each frame from the fields of its own last `context_frames` frames, predicted ones included."""
+        frames = []
+        for step in range(horizon):
+            # The times between the frames of this step's window, and from the last of them to the next frame.
+            times_bt = dt_bt[:, step : step + self.context_frames]
+            rms_bc, size_bc = scales(window.context_btcx, rollout.spec, times_bt, window.counted_btcx)
+            condition_bd = self._condition(rollout, times_bt[:, -1], rms_bc)
+            z_bsld = self._advance(self._encode(rollout, window, rms_bc), condition_bd, rollout.spec)
+            change_bcx = self._decode(z_bsld, condition_bd, rollout.spec, rollout.own)
+            next_bcx = changed(window.last_bcx, change_bcx, size_bc, rollout.spec, window.last_mask_bcx)
+            if step + 1 in wanted and rollout.asked is None:
+                frames.append(next_bcx)
+            elif step + 1 in wanted and rollout.asked is not None:
+                change_bcq = self._decode(z_bsld, condition_bd, rollout.spec, rollout.asked.queries)
+                last_bcq = rollout.asked.interpolate(window.last_bcx)
+                frames.append(changed(last_bcq, change_bcq, size_bc, rollout.spec, None))
+            window = window.slid(next_bcx.detach() if detach_between else next_bcx)
+        return frames, None
+
+    def _latent_rollout(
+        self,
+        rollout: Rollout,
+        window: Window,
+        dt_bt: Tensor,
+        horizon: int,
+        wanted: Collection[int],
+        detach_between: bool,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Encodes once, advances the latent state, decodes where asked: frame k is u_0 + D(z_k) - D(z_0)."""
+        spec, context = rollout.spec, self.context_frames
+        rms_bc, size_bc = scales(window.context_btcx, spec, dt_bt[:, :context], window.counted_btcx)
+        if not spec.steady:  # a solution is not of the size of the guess it starts from
+            size_bc = rms_bc
+        last_bcx, mask_bcx = window.last_bcx, window.last_mask_bcx
+        where = rollout.own
+        if rollout.asked is not None:
+            last_bcx, mask_bcx, where = rollout.asked.interpolate(last_bcx), None, rollout.asked.queries
+        z_bsld = self._encode(rollout, window, rms_bc)
+        # What the fields decode to does not depend on the step: conditions without a time to the next frame.
+        still_bd = self._condition(rollout, torch.full_like(dt_bt[:, 0], math.nan), rms_bc)
+        anchor_bcx = self._decode(z_bsld, still_bd, spec, where)
+        frames = []
+        for step in range(horizon):
+            condition_bd = self._condition(rollout, dt_bt[:, context - 1 + step], rms_bc)
+            z_bsld = z_bsld + self._advance(z_bsld, condition_bd, spec)
+            if step + 1 in wanted:
+                change_bcx = self._decode(z_bsld, still_bd, spec, where) - anchor_bcx
+                frames.append(changed(last_bcx, change_bcx, size_bc, spec, mask_bcx))
+            if detach_between:
+                z_bsld = z_bsld.detach()
+        reconstruction_bcx = replaced(last_bcx, anchor_bcx * per_field(size_bc, spec, anchor_bcx), spec)
+        if horizon == 0:  # the operator takes part in every backward pass (see `idle_share`)
+            reconstruction_bcx = reconstruction_bcx + 0.0 * self._advance(z_bsld, still_bd, spec).sum()
+        return frames, reconstruction_bcx
+
+    def _jitter(self, spec: FamilySpec) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Offsets in grid points, each less than a patch, and the space axes that the fields are rolled along: in
+        training, on periodic axes, so that no error grows along the borders of patches (arXiv 2511.15684)."""
+        if not (self.training and self._settings["patch_jitter"]) or self._encoder_of[spec.name] != "grid":
+            return None
+        axes = [axis for axis, wraps in enumerate(spec.periodic) if wraps]
+        patch = self.tilings[spec.name].patch
+        offsets = tuple(int(torch.randint(patch[axis], ())) for axis in axes)  # on the CPU: nothing waits for it
+        return (offsets, tuple(axes)) if any(offsets) else None
+
+    def _prepare(self, spec: FamilySpec, window: Window, parameters_bp: Tensor, at: Places | None) -> Rollout:
+        lattice, mask_bcx = self.lattices[spec.name], window.last_mask_bcx
+        # Where any of the fields that change has a value: static ones, a point set's places, may have one everywhere.
+        some_bx = None if mask_bcx is None else mask_bcx[:, constant(spec.dynamic, mask_bcx.device)].any(dim=1)
+        some_bp = None if some_bx is None else some_bx.flatten(1)
+        place_bpd = own_places(spec, window.last_bcx)
+        graph = geometry = own = asked = None
+        if self._encoder_of[spec.name] == "points":
+            # All samples of a grid share their places.
+            given_bpd = place_bpd[:1] if spec.geometry == "grid" else place_bpd
+            graph = self.encoders["points"].graph(given_bpd, spec, some_bp)  # type: ignore[operator]
+        if spec.geometry == "points":
+            geometry = geometries.of_points(place_bpd, spec.periodic, some_bp)
+        elif some_bx is not None:
+            geometry = geometries.of_mask(some_bx, spec.periodic)
+        if self._decoder_of[spec.name] == "points":
+            own = own_queries(spec, lattice, place_bpd)
+        if at is not None:
+            asked = ask(spec, lattice, at, place_bpd, mask_bcx)
+        return Rollout(spec, parameters_bp, geometry, graph, own, asked)
+
+    def _condition(self, rollout: Rollout, dt_b: Tensor, rms_bc: Tensor) -> Tensor:
+        return F.silu(self.conditioner(rollout.spec, rollout.parameters_bp, dt_b, rms_bc, rollout.geometry))
+
+    def _encode(self, rollout: Rollout, window: Window, rms_bc: Tensor) -> Tensor:
+        spec, context_btcx = rollout.spec, window.context_btcx
+        kind = self._encoder_of[spec.name]
+        normalised = context_btcx / rms_bc.reshape(len(rms_bc), 1, -1, *(1,) * (context_btcx.ndim - 3))
+        if kind == "grid":
+            z_bsld = self.encoders[kind](normalised, spec, window.seen_bt)
+        else:
+            z_bsld = self.encoders[kind](normalised.flatten(3), spec, rollout.graph, window.seen_bt)
+        return z_bsld + self._idle(self.encoders, kind)
+
+    def _advance(self, z_bsld: Tensor, condition_bd: Tensor, spec: FamilySpec) -> Tensor:
+        return self.operator(z_bsld, condition_bd, self.lattices[spec.name], spec.periodic)
+
+    def _decode(self, z_bsld: Tensor, condition_bd: Tensor, spec: FamilySpec, queries: Queries | None) -> Tensor:
+        """(B, C, *X) of the dynamic fields, normalised."""
+        kind = self._decoder_of[spec.name]
+        decoder = self.decoders[kind]
+        asked = () if queries is None else (queries,)
+        return decoder(z_bsld, condition_bd, spec, *asked) + self._idle(self.decoders, kind)
+
+    def _idle(self, modules: nn.ModuleDict, used: str) -> Tensor | float:
+        """Zero, from the weights of the kinds that are not used: see `encoder.idle_share`."""
+        if not torch.is_grad_enabled():
+            return 0.0
+        return sum((module.probe() for kind, module in modules.items() if kind != used), start=0.0)  # type: ignore[operator]
+
+    def _spec(self, family: str) -> FamilySpec:
+        if family not in self.specs:
+            raise DataError(f"the model was not trained on family {family!r}; it knows {', '.join(sorted(self.specs))}")
+        return self.specs[family]
 
 
-def _check(spec: FamilySpec, model: Mapping[str, Any]) -> None:
-    """Raises a `RecipeError` if a model of these settings can't take the family."""
-    if spec.geometry != "grid":
-        raise RecipeError(
-            f"family {spec.name} is a point set; model.encoder {model['encoder']} needs a grid (points come with a "
-            "later version): leave it out of data.manifest"
-        )
-    if not spec.dynamic:
-        raise RecipeError(
-            f"family {spec.name} has only static fields ({', '.join(spec.fields)}), so there is nothing to predict: "
-            "leave it out of data.manifest"
-        )
-    if spec.dimensions > MAX_AXES:
-        raise RecipeError(f"family {spec.name} has {spec.dimensions} axes, the model takes at most {MAX_AXES}")
-    pairs = model["model_dim"] // model["num_heads"] // 2
-    if pairs < spec.dimensions:
-        raise RecipeError(
-            f"family {spec.name} has {spec.dimensions} axes: heads of width {2 * pairs} (model.model_dim "
-            f"{model['model_dim']} / model.num_heads {model['num_heads']}) rotate {pairs} pairs, and every axis needs "
-            f"one; lower model.num_heads to at most {model['model_dim'] // (2 * spec.dimensions)}"
-        )
-
-
-def _spec_to_json(spec: FamilySpec) -> dict[str, Any]:
-    return {**asdict(spec), "dt": None if math.isnan(spec.dt) else spec.dt}
-
-
-def _spec_from_json(entry: Mapping[str, Any]) -> FamilySpec:
-    def freeze(value: Any) -> Any:
-        return tuple(freeze(item) for item in value) if isinstance(value, list) else value
-
-    plain = {key: freeze(value) for key, value in entry.items()}
-    return FamilySpec(**{**plain, "dt": math.nan if plain["dt"] is None else plain["dt"]})
+def _kinds(kind_of: Mapping[str, str]) -> list[str]:
+    return sorted(set(kind_of.values()))

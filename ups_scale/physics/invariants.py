@@ -17,10 +17,11 @@ def conserved(spec: FamilySpec) -> tuple[str, ...]:
     """The names of the invariants that hold for this data: none for an unknown family or another boundary kind.
 
     The registry grants invariants under one boundary kind only, so data with any other side gets none; nor does data
-    with a mask, whose integral is not over the whole domain.
+    with a mask, whose integral is not over the whole domain, or on scattered points, which give no integral.
     """
     family = FAMILIES.get(spec.family)
-    if family is None or spec.masked or any(kind != family.boundary for sides in spec.boundaries for kind in sides):
+    partial = spec.masked or spec.geometry != "grid"
+    if family is None or partial or any(kind != family.boundary for sides in spec.boundaries for kind in sides):
         return ()
     return family.invariants
 

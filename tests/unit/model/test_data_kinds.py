@@ -50,12 +50,12 @@ def test_a_static_field_is_seen() -> None:
 
 def test_no_weight_of_the_decoder_is_for_static_fields() -> None:
     model = make(trained=True, specs=EVERY_KIND).train()
-    assert len(model.encoder.projections["4x4"].weight) == 4
-    assert len(model.decoder.heads["4x4"].weight) == 2  # velocity_x and u
+    assert len(model.encoders["grid"].projections["4x4"].weight) == 4
+    assert len(model.decoders["patch"].heads["4x4"].weight) == 2  # velocity_x and u
     for spec in EVERY_KIND:
         model(*inputs(spec), 1).square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert [name for name in without if not name.endswith("null")] == []
+    assert [name for name in without if not name.endswith("null") and "geometry" not in name] == []
 
 
 @pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: spec.name)
@@ -312,10 +312,11 @@ def test_point_sets_are_refused_with_what_to_do() -> None:
     cloud = replace(LINE, name="airfoil", geometry="points", coordinates=("x",), static=("x",), fields=("u", "x"))
     with pytest.raises(
         RecipeError,
-        match=r"family airfoil is a point set; model.encoder grid needs a grid \(points come with a later version\): "
-        "leave it out of data.manifest",
+        match=r"family airfoil is a point set, and model.encoder 'grid' needs a grid: set model.encoder to \"auto\" ",
     ):
         Simulator([LINE, cloud], MODEL, CONDITIONING)
+    with pytest.raises(RecipeError, match=r"family airfoil is a point set, and model.decoder 'patch' needs a grid"):
+        Simulator([LINE, cloud], {**MODEL, "encoder": "auto"}, CONDITIONING)
 
 
 def test_three_axes_run_forward_and_backward_beside_one_and_two() -> None:
@@ -326,7 +327,7 @@ def test_three_axes_run_forward_and_backward_beside_one_and_two() -> None:
         assert predicted.shape == (3, 2, len(spec.fields), *spec.grid)
         predicted.square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert [name for name in without if not name.endswith("null")] == []
+    assert [name for name in without if not name.endswith("null") and "geometry" not in name] == []
 
 
 def test_three_periodic_axes_roll() -> None:
@@ -340,7 +341,7 @@ def test_three_periodic_axes_roll() -> None:
 def test_heads_too_narrow_for_three_axes_are_refused() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"compressible_flow_3d has 3 axes: heads of width 4 .* rotate 2 pairs.*num_heads to at most 5",
+        match=r"compressible_flow_3d has 3 axes: heads of width 4 .* rotate 2 pairs.*num_heads to 4",
     ):
         make(specs=[BOX], num_heads=8)
 
@@ -363,7 +364,7 @@ def test_every_kind_survives_saving(tmp_path) -> None:
     model = make(trained=True, specs=EVERY_KIND).eval()
     model.save_pretrained(tmp_path)
     description = json.loads((tmp_path / "model.json").read_text(), parse_constant=pytest.fail)
-    assert description["format"] == 2
+    assert description["format"] == 3
     assert [spec["dt"] for spec in description["specs"]] == [0.05, 0.05, None]
     loaded = Simulator.from_pretrained(tmp_path)
     assert math.isnan(loaded.specs["darcy_2d"].dt)

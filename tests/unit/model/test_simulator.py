@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import CONDITIONING, LINE, MODEL, PLANE, SPECS, TORUS, inputs, make
 
-from ups_scale.errors import CheckpointError, DataError, RecipeError
+from ups_scale.errors import CheckpointError, DataError
 from ups_scale.model.simulator import Simulator
 
 
@@ -24,8 +24,8 @@ def test_every_weight_gets_a_gradient_over_the_families() -> None:
     for spec in SPECS:
         model(*inputs(spec), 2).square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    # The nulls are learned only where a condition is missing, which none is here.
-    assert [name for name in without if not name.endswith("null")] == []
+    # The nulls are learned only where a condition is missing, which none is here, geometry where there are obstacles.
+    assert [name for name in without if not name.endswith("null") and "geometry" not in name] == []
 
 
 def test_every_weight_takes_part_in_every_microstep(spec) -> None:
@@ -38,7 +38,7 @@ def test_families_share_blocks_but_not_projections(spec) -> None:
     model = make(trained=True)
     model(*inputs(spec), 1).square().mean().backward()
     key = "4" if spec.dimensions == 1 else "4x4"
-    for name, p in model.encoder.projections.named_parameters():
+    for name, p in model.encoders["grid"].projections.named_parameters():
         assert p.grad.any() == (name.split(".")[0] == key)
     assert all(p.grad.any() for p in model.operator.blocks.parameters())
 
@@ -145,13 +145,26 @@ def test_damaged_or_foreign_files_are_refused(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="not a saved model"):
         Simulator.from_pretrained(tmp_path / "nothing")
     make().save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    save_file({name: value for name, value in weights.items() if "decoder" not in name}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="decoder"):
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+
+    save_file({name: value for name, value in weights.items() if "decoder" not in name}, path)
+    with pytest.raises(CheckpointError, match=r"6 missing: decoders.patch.heads.4.bias, decoders.patch.heads.4.weight"):
         Simulator.from_pretrained(tmp_path)
+    loaded = Simulator.from_pretrained(tmp_path, strict=False)
+    assert len(loaded.differences.missing) == 6
+    assert not loaded.differences.unexpected
+
+    save_file({**weights, "extra": torch.ones(1), "operator.out.weight": torch.zeros(1)}, path)
+    with pytest.raises(
+        CheckpointError, match=r"1 unexpected: extra; 1 of another shape: operator.out.weight \[1\], not \[24, 32\]"
+    ):
+        Simulator.from_pretrained(tmp_path)
+
+    save_file(weights, path)
     description = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**description, "format": 7}))
-    with pytest.raises(CheckpointError, match="format 7, expected 2"):
+    with pytest.raises(CheckpointError, match="format 7, expected 3"):
         Simulator.from_pretrained(tmp_path)
 
 
@@ -164,8 +177,10 @@ def test_unknown_family_and_wrong_shape_are_named() -> None:
         model(u[..., :16], "advection_1d", parameters, dt, 1)
 
 
-def test_a_grid_that_cannot_be_cut_is_refused_with_the_keys() -> None:
-    with pytest.raises(
-        RecipeError, match=r"grid of 32 points can't be cut in patches of 5.*model.patch_size \(now 5\)"
-    ):
-        Simulator([LINE], {**MODEL, "patch_size": 5}, CONDITIONING)
+def test_patches_that_do_not_divide_the_grid_overlap() -> None:
+    model = make(trained=True, specs=[LINE, PLANE], patch_size=5).eval()
+    for spec in (LINE, PLANE):
+        u, *rest = inputs(spec)
+        assert model(u, *rest, 2).shape == (3, 2, *u.shape[2:])
+    assert model.tilings[LINE.name].patch == (5,)
+    assert not model.tilings[LINE.name].exact
