@@ -6,7 +6,8 @@ Example:
     torchrun --nproc-per-node 2 launch/pretrain.py --recipe recipes/demo.json --set optimizer.lr=5e-4
     python launch/pretrain.py --recipe recipes/demo.json
 
-Exit codes: 0 done; 2 recipe, data or checkpoint is wrong (the message says what to do); 3 diverged.
+Exit codes: 0 done; 2 recipe, data or checkpoint is wrong (the message says what to do); 3 diverged, or the
+autoencoder missed its gate.
 """
 
 from __future__ import annotations

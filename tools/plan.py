@@ -36,7 +36,7 @@ def main() -> None:
     from ups_scale.data.remote import is_url
     from ups_scale.observe.budget import budget, render
     from ups_scale.solvers import default_specs
-    from ups_scale.train.requirements import known_specs
+    from ups_scale.train.requirements import trained_specs
 
     path = recipe.data.manifest
     is_there = is_url(path) or Path(path).exists()
@@ -44,15 +44,14 @@ def main() -> None:
         manifest = load_manifest(path)
         transient = {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
         check_data(recipe, transient)
-        trained = [data.spec for data in manifest.families.values() if data.num_trajectories("train")]
-        if not trained:
+        specs, notes = trained_specs(recipe, manifest)
+        if not specs:
             raise DataError(f"{path}: no family has a train split; give tools/shard.py training data too")
-        specs, notes = known_specs(recipe, manifest)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     else:
-        specs = trained = list(default_specs().values())
-    figures = budget(recipe, specs, arguments.nodes * gpus, trained)
+        specs = list(default_specs().values())
+    figures = budget(recipe, specs, arguments.nodes * gpus)
     figures["families_from"] = path if is_there else "the built-in registry"
     print(json.dumps(figures, indent=1) if arguments.json else render(figures))
 

@@ -87,12 +87,12 @@ def examine(arguments: argparse.Namespace) -> dict[str, Any]:
         add(report, "data", error.problems)
         return report
     if recipe is not None:
-        from ups_scale.train.requirements import known_specs, unmet
+        from ups_scale.train.requirements import trained_specs, unmet
 
         world_size = arguments.world_size or max(1, recipe.engine.min_gpus)
         report["world_size"] = world_size
         add(report, "fit", unmet(recipe, manifest, world_size))
-        report["notes"] += known_specs(recipe, manifest)[1]
+        report["notes"] += trained_specs(recipe, manifest)[1]
     try:
         inspection = inspect(manifest, arguments.threads)
         add(report, "data", inspection.problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -407,7 +408,11 @@ BAD = [
     ({"engine.zero_stage": 0, "engine.precision": "bf16"}, (), ["engine.zero_stage", "bf16"]),
     ({"data.manifest": "nowhere/manifest.json"}, (), ["nowhere/manifest.json: no such manifest", "tools/shard.py"]),
     ({"curriculum.horizons": [1, 30], "data.batch_tokens": 65536}, (), ["curriculum.horizons", "30 predicted frames"]),
-    ({"data.batch_tokens": 64, "data.draws_per_step": 1, "model.patch_size": 5}, (), ["model.patch_size (now 5)"]),
+    (
+        {"model.operator": "u_shaped", "model.depth": 5, "model.patch_size": 5, "model.latent_tokens": 7},
+        (),
+        ["a grid of 32 points makes 7 tokens", "the nearest that do are 4 and 8", "model.patch_size (now 5)"],
+    ),
     ({"engine.accelerator": "gpu"}, (), ["needs 1 GPU", "engine.accelerator=any"]),
     ({}, ("--resume", "nowhere"), ["nowhere: neither a run folder"]),
     ({}, ("--resume", "none"), ["holds checkpoints", "--resume auto"]),
@@ -458,6 +463,27 @@ def test_the_checkpoint_is_evaluated_on_the_test_split(finished: Path, shard_fol
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
+
+
+def test_an_autoencoder_that_misses_its_gate_stops_the_run_each_time(shard_folder: Path, tmp_path: Path) -> None:
+    latent = {
+        "model.prediction": "latent",
+        "objective.reconstruction": 0.3,
+        "curriculum.autoencoder_steps": 2,
+        "schedule.steps": 4,
+        "checkpoint.every_steps": 1,
+        "logging.pictures_every_steps": 0,
+    }
+    run = command("python", shard_folder, tmp_path, **latent)
+    for _ in range(2):  # what is resumed has not passed the gate either
+        code, output = finish(start(run))
+        assert code == 3, output
+        assert "step 2: the autoencoder does not reconstruct fields well enough" in output
+        assert "gates.reconstruction asks for less than 0.001" in output
+    code, output = finish(start([*run, "--set", "gates.reconstruction=100"]))
+    assert code == 0, output
+    assert "resumed from" in output
+    assert re.search(r"validation at step 2: advection_1d .* reconstruction [\d.]+ of the variance", output)
 
 
 def test_the_losses_of_forty_steps_are_those_on_record(finished: Path) -> None:

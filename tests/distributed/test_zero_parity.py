@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity_worker import ACCUMULATION, STEPS, batch, wide_model
-from small_models import SPECS, inputs
+from parity_worker import ACCUMULATION, FAMILIES, STEPS, batch, objective, wide_model
+from small_models import inputs
 
 from ups_scale.engine.optimizer import adamw
 from ups_scale.engine.schedule import lr_at
@@ -26,15 +26,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+# At stage 3 DeepSpeed replaces torch's linear map for good, which selective recomputation does not see through: in this
+# one process of many engines, those that are held to the plain loop with it come first.
 CASES = (
-    "0-fp32-none",
-    "1-fp32-selective",
-    "2-fp32-full",
-    "3-fp32-none",
-    "3-fp32-full",
-    "1-bf16-none",
-    "2-bf16-selective",
-    "3-bf16-full",
+    "0-fp32-none-grids",
+    "1-fp32-selective-grids",
+    "1-fp32-selective-points",
+    "2-fp32-full-grids",
+    "3-fp32-none-grids",
+    "3-fp32-full-grids",
+    "1-bf16-none-grids",
+    "2-bf16-selective-grids",
+    "3-bf16-full-grids",
+    "3-fp32-full-points",
+    "2-bf16-none-points",
 )
 
 
@@ -60,9 +65,14 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict:
-    """The same training in a few lines of torch: accumulation, mean over ranks, clipping, AdamW, moving average."""
-    model = wide_model().train()
+def plain() -> dict[str, dict]:
+    """By kind of model, the same training in a few lines of torch."""
+    return {kind: plain_loop(kind) for kind in FAMILIES}
+
+
+def plain_loop(kind: str) -> dict:
+    """Accumulation, mean over ranks, clipping, AdamW, moving average."""
+    model = wide_model(kind).train()
     optimizer = adamw(model, 0.001, (0.9, 0.95), 1e-8, 0.02)
     averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses, norms = [], []
@@ -70,8 +80,8 @@ def plain() -> dict:
         for microstep in range(ACCUMULATION):
             total = 0.0
             for rank in range(WORLD_SIZE):
-                given, named, target = batch(step, microstep, rank)
-                loss = (model(*given, **named) - target).square().mean()
+                given, named, target = batch(kind, step, microstep, rank)
+                loss = objective(model(*given, **named), target)
                 (loss / ACCUMULATION / WORLD_SIZE).backward()
                 total += loss.item() / WORLD_SIZE
             losses.append(total)
@@ -87,13 +97,13 @@ def plain() -> dict:
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.load_state_dict(averaged)
     with torch.no_grad():
-        predicted = model.eval()(*inputs(SPECS[0]), 2)
+        predicted = model.eval()(*inputs(FAMILIES[kind][0]), 2)
     return {"losses": losses, "norms": norms, "weights": weights, "averaged": averaged, "predicted": predicted}
 
 
 @pytest.mark.parametrize("name", [case for case in CASES if "fp32" in case])
 def test_fp32_equals_a_plain_loop_step_by_step(ran: dict, plain: dict, name: str) -> None:
-    case = ran[name]
+    case, plain = ran[name], plain[name.rpartition("-")[2]]
     assert case["losses"] == pytest.approx(plain["losses"], rel=2e-5)
     assert case["norms"] == pytest.approx(plain["norms"], rel=2e-4)
     for kind in ("weights", "averaged"):
@@ -104,15 +114,18 @@ def test_fp32_equals_a_plain_loop_step_by_step(ran: dict, plain: dict, name: str
     torch.testing.assert_close(case["predicted"], plain["predicted"], rtol=1e-3, atol=1e-4)
 
 
-def test_the_loss_changed_and_the_clip_was_at_work(plain: dict) -> None:
-    assert max(plain["norms"]) > 0.5
-    assert plain["losses"][0] != plain["losses"][-1]
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_loss_changed_and_the_clip_was_at_work(plain: dict, kind: str) -> None:
+    assert max(plain[kind]["norms"]) > 0.5
+    assert plain[kind]["losses"][0] != plain[kind]["losses"][-1]
 
 
 def test_bf16_stages_agree_and_stay_near_fp32(ran: dict, plain: dict) -> None:
-    assert ran["1-bf16-none"]["losses"] == pytest.approx(ran["2-bf16-selective"]["losses"], rel=1e-3)
-    assert ran["3-bf16-full"]["losses"] == pytest.approx(ran["2-bf16-selective"]["losses"], rel=1e-2)
-    assert ran["2-bf16-selective"]["losses"] == pytest.approx(plain["losses"], rel=0.03)
+    losses = {name: case["losses"] for name, case in ran.items()}
+    assert losses["1-bf16-none-grids"] == pytest.approx(losses["2-bf16-selective-grids"], rel=1e-3)
+    assert losses["3-bf16-full-grids"] == pytest.approx(losses["2-bf16-selective-grids"], rel=1e-2)
+    assert losses["2-bf16-selective-grids"] == pytest.approx(plain["grids"]["losses"], rel=0.03)
+    assert losses["2-bf16-none-points"] == pytest.approx(plain["points"]["losses"], rel=0.03)
 
 
 @pytest.mark.parametrize("name", [case for case in CASES if "bf16" in case])

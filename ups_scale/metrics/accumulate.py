@@ -19,6 +19,7 @@ from ups_scale.physics.families import FamilySpec
 from ups_scale.physics.invariants import conserved
 
 ALL_FIELDS = "all"
+RECONSTRUCTION = "reconstruction"
 COUNTED = ("non_finite", "zero_truth", "low_variance", "no_value")
 """Metrics whose figure is the sum (a count), not the mean."""
 
@@ -47,6 +48,10 @@ class Accumulator:
         """Adds what `other` holds, name by name."""
         for name, pair in other._pairs.items():
             self._pairs[name] = self._pairs[name] + pair.to(self._pairs[name].device) if name in self._pairs else pair
+
+    def to_cpu(self) -> None:
+        """Moves all sums and counts to the CPU."""
+        self._pairs = {name: pair.cpu() for name, pair in self._pairs.items()}
 
     def flat(self) -> Tensor:
         """All sums and counts, (2 * names,) float64. Summed over ranks and given to `load_flat`, it is their merge.
@@ -87,12 +92,30 @@ def rollout_errors(
 
     `pred_bhcx` and `truth_bhcx` are (B, H, C, *X) with H >= max(horizons), `last_bcx` the last given frame
     (B, C, *X); all in physical units. `mask_bhcx` (bool) holds the points that count (`accuracy.counted_points`): all
-    is measured there only, and frames of a field without any are left out (counted as `no_value`). Static fields are
-    given, and have no figure.
+    is measured there only, and frames of a field without any are left out (counted as `no_value`). Static fields, a
+    point set's coordinates among them, are given, and have no figure. Means over space are over points, all alike.
     """
     persistence_bhcx = last_bcx[:, None].expand_as(truth_bhcx)
     for predictor, predicted in (("model", pred_bhcx), ("persistence", persistence_bhcx)):
         predictor_errors(predictor, predicted, truth_bhcx, last_bcx, spec, accumulator, horizons, mask_bhcx)
+
+
+def reconstruction_errors(
+    reconstructed_bcx: Tensor, last_bcx: Tensor, spec: FamilySpec, accumulator: Accumulator, mask_bcx: Tensor | None
+) -> None:
+    """Adds, of each dynamic field, the mean squared error of the reconstructed frames (B, C, *X) over the truth's
+    variance over space, the mean over trajectories; over the points of `mask_bcx`, bool. A steady family's guess is no
+    field."""
+    if spec.steady:
+        return
+    dynamic = constant(spec.dynamic, last_bcx.device)
+    pred, truth = reconstructed_bcx[:, None, dynamic], last_bcx[:, None, dynamic]
+    mask = None if mask_bcx is None else mask_bcx[:, None, dynamic]
+    vrmse_bhc, low_variance_bhc = accuracy.vrmse(pred, truth, mask)
+    where = ~low_variance_bhc & (accuracy.num_points(truth, mask) > 1)
+    for number, field in enumerate(spec.dynamic):
+        name = f"{spec.name}/model/{spec.fields[field]}/{RECONSTRUCTION}"
+        accumulator.add(name, vrmse_bhc[..., number].square(), where=where[..., number])
 
 
 def predictor_errors(
@@ -143,6 +166,7 @@ def predictor_errors(
             "conservation_gap" if name == "integral" else f"conservation_gap_{name}": conservation_gap(
                 pred, last_bcx, name, spec
             )
+            # Integrals need cells: scattered points have no volume of their own.
             for name in conserved(spec)
         }
         non_finite = accuracy.non_finite(pred, mask)

@@ -16,8 +16,9 @@ def conservation_gap(pred_bhcx: Tensor, last_bcx: Tensor, invariant: str, spec: 
     """|Q(t) - Q(0)| / max(|Q(0)|, ||q(0)||_L1), (B, H, C) float64, with Q the integral of the density q of `invariant`.
 
     Time 0 is the last given frame, `last_bcx` (B, C, *X). Ask `physics.invariants.conserved(spec)` which invariants
-    hold: for any other the figure means nothing. A field that is zero and stays so has gap 0.
+    hold: for any other the figure means nothing. A field that is zero and stays so has gap 0. Of grids only.
     """
+    assert spec.geometry == "grid", "scattered points have no cells to integrate over"
     density = DENSITIES[invariant]
     q0 = density(last_bcx.double())
     initial = domain_integral(q0, spec.extents)
@@ -31,8 +32,9 @@ def power_spectrum(u_bcx: Tensor, spec: FamilySpec) -> Tensor:
 
     Bin k holds the wavenumbers that round to k cycles per longest side of the domain, up to the coarsest axis' Nyquist
     wavenumber. Axes that are not periodic are mirrored first, so that the jump at their ends doesn't leak into every
-    bin. Fields need a value at every point: the border of a filled hole would stand in every bin.
+    bin. Fields need a value at every point: the border of a filled hole would stand in every bin. Of grids only.
     """
+    assert spec.geometry == "grid", "scattered points have no Fourier transform"
     lengths = [high - low for low, high in spec.extents]
     u = u_bcx.double()
     cycles = []

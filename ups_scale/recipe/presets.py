@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-SIZES: Mapping[str, Mapping[str, int]] = {
-    "tiny": {"depth": 4, "model_dim": 128, "num_heads": 4, "latent_tokens": 64, "latent_dim": 128},
-    "S": {"depth": 24, "model_dim": 384, "num_heads": 8, "latent_tokens": 512, "latent_dim": 384},
-    "B": {"depth": 32, "model_dim": 512, "num_heads": 8, "latent_tokens": 768, "latent_dim": 512},
-    "L": {"depth": 40, "model_dim": 768, "num_heads": 12, "latent_tokens": 1024, "latent_dim": 512},
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {
+        "operator": "stacked",
+        "depth": 4,
+        "model_dim": 128,
+        "num_heads": 4,
+        "window_size": 4,
+        "u_stages": [1, 2, 4],
+        "latent_tokens": 64,
+        "latent_dim": 128,
+        "supernodes": 256,
+        "neighbours": 16,
+    },
+    "S": {
+        "operator": "u_shaped",
+        "depth": 24,
+        "model_dim": 384,
+        "num_heads": 8,
+        "window_size": 8,
+        "u_stages": [1, 2, 4],
+        "latent_tokens": 512,
+        "latent_dim": 384,
+        "supernodes": 4096,
+        "neighbours": 32,
+    },
+    "B": {
+        "operator": "u_shaped",
+        "depth": 32,
+        "model_dim": 512,
+        "num_heads": 8,
+        "window_size": 12,
+        "u_stages": [1, 2, 4],
+        "latent_tokens": 768,
+        "latent_dim": 512,
+        "supernodes": 4096,
+        "neighbours": 32,
+    },
+    "L": {
+        "operator": "u_shaped",
+        "depth": 40,
+        "model_dim": 768,
+        "num_heads": 12,
+        "window_size": 16,
+        "u_stages": [1, 2, 4, 8],
+        "latent_tokens": 1024,
+        "latent_dim": 512,
+        "supernodes": 8192,
+        "neighbours": 32,
+    },
 }
 
 REFERENCE_LR = 3e-4

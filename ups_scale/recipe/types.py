@@ -43,15 +43,29 @@ class ModelSettings:
     encoder: str
     operator: str
     decoder: str
+    prediction: str
     depth: int
     model_dim: int
     num_heads: int
     mlp_ratio: float
     qk_rmsnorm: bool
+    channel_separated: bool
+    accept_stacked_separated: bool
+    window_size: int
+    u_stages: tuple[int, ...]
+    u_depths: tuple[int, ...] | None
+    u_growth: int
     latent_tokens: int
     latent_dim: int
     patch_size: int
     context_frames: int
+    frame_dropout: float
+    patch_jitter: bool
+    supernodes: int
+    supernode_radius: float
+    neighbours: int
+    decoder_reach: int
+    log_clamp: float | None
     drop_path: float
 
 
@@ -65,6 +79,8 @@ class ConditioningSettings:
     boundary: bool
     extents: bool
     scale: bool
+    geometry: bool
+    geometry_hash: bool
     dropout: float
 
 
@@ -73,6 +89,7 @@ class ObjectiveSettings:
     """What is minimised."""
 
     task_nrmse: float
+    reconstruction: float
     unroll: str
 
 
@@ -113,6 +130,7 @@ class CurriculumSettings:
 
     horizons: tuple[int, ...]
     grow_every_steps: int
+    autoencoder_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +166,13 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class GatesSettings:
+    """What a run must reach to go on."""
+
+    reconstruction: float
+
+
+@dataclasses.dataclass(frozen=True)
 class LoggingSettings:
     """What is written down while training."""
 
@@ -173,6 +198,7 @@ class Recipe:
     engine: EngineSettings
     checkpoint: CheckpointSettings
     evaluate: EvaluateSettings
+    gates: GatesSettings
     logging: LoggingSettings
 
     def as_dict(self) -> dict[str, Any]:
@@ -197,6 +223,7 @@ SECTIONS: dict[str, type] = {
     "engine": EngineSettings,
     "checkpoint": CheckpointSettings,
     "evaluate": EvaluateSettings,
+    "gates": GatesSettings,
     "logging": LoggingSettings,
 }
 

@@ -142,7 +142,12 @@ def open_stream(
         quarantine,
         state,
         stop_step=recipe.schedule.steps,
-        horizon_at=lambda step: horizon_at(step, recipe.curriculum.horizons, recipe.curriculum.grow_every_steps),
+        horizon_at=lambda step: horizon_at(
+            step,
+            recipe.curriculum.horizons,
+            recipe.curriculum.grow_every_steps,
+            recipe.curriculum.autoencoder_steps,
+        ),
         context_frames=recipe.model.context_frames,
         rank=ranks.rank,
         world_size=ranks.world_size,

@@ -32,8 +32,8 @@ from ups_scale.recipe.types import Recipe
 from ups_scale.train import run
 from ups_scale.train.feed import isolate, lay_out, open_readers, open_stream
 from ups_scale.train.records import StepRecords
-from ups_scale.train.requirements import check_cache, known_specs
-from ups_scale.train.validation import validate
+from ups_scale.train.requirements import check_cache, trained_specs
+from ups_scale.train.validation import Validation, check_reconstruction, is_reconstruction, validate
 
 
 def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
@@ -67,7 +67,7 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
     # First whatever can be refused: until `begin` nothing is written.
     readers = open_readers(manifest, "train", ranks, strict=False)
     valid = open_readers(manifest, "valid", ranks, strict=False) if recipe.evaluate.every_steps else {}
-    specs, notes = known_specs(recipe, manifest)
+    specs, notes = trained_specs(recipe, manifest)
     accumulation, meta_model, plan = distributed.together(ranks, lambda: lay_out(recipe, specs, readers, ranks))
     checkpoints = folder / "checkpoints"
     source = choose_checkpoint(checkpoints, resume, ranks)
@@ -129,9 +129,12 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
                         f"this one with --resume {checkpoints}/step-<N>"
                     )
                 quarantine.check()
+            gated = done == recipe.curriculum.autoencoder_steps
+            if gated:  # before it is saved: a checkpoint past a gate that was missed would be resumed
+                report_validation(engine, recipe, valid, valid_quarantine, ranks, sinks, done)
             if save_now:
                 save(checkpoints, done, state, quarantine, engine, recipe, ranks)
-            if due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
+            if not gated and due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
                 report_validation(engine, recipe, valid, valid_quarantine, ranks, sinks, done)
     finally:
         micro_batches.close()
@@ -241,18 +244,28 @@ def microstep_loss(engine: Engine, recipe: Recipe, micro: MicroBatch, ranks: Ran
     given = None if batch.mask_btcx is None else batch.mask_btcx[:, :context_frames]
     counted = accuracy.counted_points(batch.mask_btcx, context_frames)
     dynamic = engine.module.specs[batch.family].dynamic
+    least_rms = engine.module.least_rms(batch.family, ranks.device)
+    warming_up = micro.step < recipe.curriculum.autoencoder_steps
+    reconstruct = warming_up or recipe.objective.reconstruction > 0
     predicted = engine.forward(
-        add_noise(context, recipe.stabilization.noise, given, dynamic),
+        context if warming_up else add_noise(context, recipe.stabilization.noise, given, dynamic),
         batch.family,
         batch.parameters_bp,
         batch.dt_bt,
-        micro.horizon,
+        0 if warming_up else micro.horizon,
         recipe.objective.unroll == "detached",
         mask_btcx=given,
+        reconstruct=reconstruct,
     )
-    least_rms = engine.module.least_rms(batch.family, ranks.device)
-    loss = nrmse_loss(predicted, truth, least_rms, counted, dynamic)
-    return recipe.objective.task_nrmse * micro.weight * loss
+    reconstruction_loss: torch.Tensor | float = 0.0
+    if reconstruct:
+        predicted, reconstructed = predicted
+        there = None if given is None else given[:, -1:]
+        reconstruction_loss = nrmse_loss(reconstructed[:, None], context[:, -1:], least_rms, there, dynamic)
+        if warming_up:
+            return micro.weight * reconstruction_loss
+    loss = recipe.objective.task_nrmse * nrmse_loss(predicted, truth, least_rms, counted, dynamic)
+    return micro.weight * (loss + recipe.objective.reconstruction * reconstruction_loss)
 
 
 def next_timed(micro_batches: Iterator[MicroBatch], records: StepRecords) -> MicroBatch:
@@ -292,8 +305,16 @@ def report_validation(
         horizons=horizons,
         context_frames=recipe.model.context_frames,
     )
-    if sinks is None:
-        return
+    if sinks is not None:
+        _show_validation(sinks, recipe, readers, result, done)
+    if done == recipe.curriculum.autoencoder_steps:
+        check_reconstruction(result.figures, recipe.gates.reconstruction, done)
+
+
+def _show_validation(
+    sinks: Sinks, recipe: Recipe, readers: dict[str, ShardReader], result: Validation, done: int
+) -> None:
+    horizons = recipe.evaluate.horizons
     sinks.validation(done, result.figures)
     for family in sorted(readers):
         steps = readers[family].data.spec.steps(horizons)
@@ -301,13 +322,17 @@ def report_validation(
             [result.figures[f"{family}/{who}/nrmse@{k}"] for k in steps] for who in ("model", "persistence")
         )
         shown = "  ".join(f"@{k} {m:.3f} ({p:.3f})" for k, m, p in zip(steps, model, persistence, strict=True))
+        kept = [f"{error:.2g}" for name, error in result.figures.items() if is_reconstruction(name, family)]
+        if kept:
+            shown += f"  reconstruction {', '.join(kept)} of the variance"
         sinks.message(f"validation at step {done}: {family:<24} nrmse (persistence)  {shown}")
     if due(done, recipe.logging.pictures_every_steps, recipe.schedule.steps):
         for family, (predicted, truth) in result.rollouts.items():
             spec = readers[family].data.spec
+            places = truth[0, [spec.fields.index(name) for name in spec.coordinates]].T if spec.coordinates else None
             for number in spec.dynamic:
                 name = f"{family}/{spec.fields[number]}"
-                sinks.picture(name, done, comparison(predicted[:, number], truth[:, number]))
+                sinks.picture(name, done, comparison(predicted[:, number], truth[:, number], places))
 
 
 def save(
@@ -326,7 +351,7 @@ def save(
     def write(folder: Path) -> None:
         engine.save(folder)
         if ranks.is_main:
-            engine.module.save_pretrained(folder / "model", weights)
+            engine.module.save_pretrained(folder / "model", weights, recipe.as_dict())
             write_json(folder / "recipe.json", recipe.as_dict())
             shape = {"world_size": ranks.world_size, "zero_stage": recipe.engine.zero_stage}
             stream_state = {"step": step, "positions": dict(state.positions), "quarantined": quarantine.state()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from ups_scale.data.plan import check_windows, windows_per_draw
 from ups_scale.data.prefetch import unmet_room
 from ups_scale.errors import RecipeError, UserError
 from ups_scale.model.build import build_model
+from ups_scale.model.layout import decoder_kind, encoder_kind, tiling
 from ups_scale.physics.families import FamilySpec
 from ups_scale.recipe import rules
 from ups_scale.recipe.types import Recipe
@@ -48,18 +50,25 @@ def check_cache(recipe: Recipe, manifest: Manifest) -> None:
         raise RecipeError(problem)
 
 
-def known_specs(recipe: Recipe, manifest: Manifest) -> tuple[list[FamilySpec], list[str]]:
-    """The entries that the model is built for: those that are trained on, and of the others, which are for evaluation
-    (a test at another resolution), those that it can take; and a note on each that it can't."""
-    known, notes = [], []
-    for name, data in manifest.families.items():
-        if not data.num_trajectories("train"):
-            problems = _said(partial(_tokens, recipe, data.spec))
-            if problems:
-                notes.append(f"{name}, which has no train split, is unknown to the model: {'; '.join(problems)}")
-                continue
-        known.append(data.spec)
-    return known, notes
+def trained_specs(recipe: Recipe, manifest: Manifest) -> tuple[list[FamilySpec], list[str]]:
+    """The entries that the model is built for, those with a train split, and a note on each whose patches overlap.
+
+    Others are for evaluation, which fits the trained model to them (`model/extend.py`).
+    """
+    specs = [data.spec for data in manifest.families.values() if data.num_trajectories("train")]
+    notes = []
+    for spec in specs:
+        if encoder_kind(spec, recipe.model.encoder) == decoder_kind(spec, recipe.model.decoder) == "points":
+            continue
+        if _said(partial(tiling, spec, asdict(recipe.model))):
+            continue  # `unmet`, and building the model, say why
+        patches = tiling(spec, asdict(recipe.model))
+        if not patches.exact:
+            grid, lattice, patch = (
+                "x".join(map(str, sizes)) for sizes in (patches.grid, patches.lattice, patches.patch)
+            )
+            notes.append(f"{spec.name}: {grid} points in {lattice} patches of {patch}, which overlap")
+    return specs, notes
 
 
 def _tokens(recipe: Recipe, spec: FamilySpec) -> int:

@@ -378,7 +378,6 @@ def test_command_says_everything_at_once(folder):
     for text in (
         '1 context + 8 predicted frames = 9 does not fit family "waves_1d", which has 6 frames per trajectory in its',
         'evaluate.horizons: a window of 1 context + 16 predicted frames = 17 does not fit family "ocean_2d"',
-        "family ocean_2d: a grid of 6x4 points can't be cut in patches of 4 along axis 0",
         "data.batch_tokens gives a draw of darcy_2d ",
         "fewer than the 3000 ranks",
         "family waves_1d: extent of axis x is 1 to 1",

@@ -21,7 +21,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay() -> None:
     names = {id(p): name for name, p in model.named_parameters()}
     decaying = {names[id(p)] for p in decayed["params"]}
     assert "operator.blocks.0.attention.qkv.weight" in decaying
-    assert "encoder.projections.4.weight" in decaying
+    assert "encoders.grid.projections.4.weight" in decaying
     assert not any("bias" in name or "norm" in name or "null" in name or "frequency" in name for name in decaying)
     assert "conditioner.family.weight" not in decaying
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.02, 0.0)

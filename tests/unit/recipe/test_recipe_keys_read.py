@@ -19,6 +19,7 @@ READ_HERE = {
     "extends": "load",
     "description": "for people",
     "model.size": "presets",
+    "model.accept_stacked_separated": "rules",
     "engine.accumulation": "rules.accumulation",
     "engine.micro_batch": "rules.micro_tokens",
     "model.latent_tokens": "rules.micro_tokens",

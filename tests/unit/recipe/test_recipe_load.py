@@ -102,10 +102,10 @@ def test_wrong_override(refusal: Refusal, override: str, line: str) -> None:
 
 
 def test_size_fills_only_what_no_recipe_states(write: Write) -> None:
-    write({"model": {"size": "S", "depth": 3}}, "base.json")
+    write({"model": {"size": "S", "depth": 6}}, "base.json")
     recipe = load(write({"extends": "base.json"}), ["model.size=B", "model.latent_dim=96"])
     model = recipe.model
-    assert (model.size, model.depth, model.model_dim, model.num_heads) == ("B", 3, 512, 8)
+    assert (model.size, model.depth, model.model_dim, model.num_heads) == ("B", 6, 512, 8)
     assert (model.latent_tokens, model.latent_dim) == (768, 96)
 
 

@@ -36,7 +36,7 @@ Refusal = Callable[..., list[str]]
             'schedule.name: found "Cosine"; allowed: one of "cosine", "constant", "linear", "wsd"; '
             'did you mean "cosine"?',
         ),
-        ({"model": {"encoder": 4}}, 'model.encoder: found 4; allowed: "grid"'),
+        ({"model": {"encoder": 4}}, 'model.encoder: found 4; allowed: one of "grid", "points", "auto"'),
         ({"conditioning": {"dt": 1}}, "conditioning.dt: found 1; allowed: true or false"),
         (
             {"logging": {"every_steps": None}},

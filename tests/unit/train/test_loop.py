@@ -22,7 +22,8 @@ RECIPE = SimpleNamespace(
     run=SimpleNamespace(seed=0),
     model=SimpleNamespace(context_frames=2),
     stabilization=SimpleNamespace(noise=0.0),
-    objective=SimpleNamespace(unroll="full", task_nrmse=1.0),
+    objective=SimpleNamespace(unroll="full", task_nrmse=1.0, reconstruction=0.0),
+    curriculum=SimpleNamespace(autoencoder_steps=0),
 )
 
 
@@ -33,7 +34,7 @@ def test_a_microstep_shows_the_masks_of_the_given_frames_and_counts_what_can_be_
     model = make(specs=[OCEAN], context_frames=2).eval()  # untrained: it repeats the last given frame
     told = []
 
-    def forward(*given, mask_btcx):
+    def forward(*given, mask_btcx, reconstruct):
         told.append(mask_btcx)
         return model(*given, mask_btcx=mask_btcx)
 
@@ -60,7 +61,8 @@ def step() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         run=SimpleNamespace(seed=3),
         model=SimpleNamespace(context_frames=2),
         stabilization=SimpleNamespace(noise=0.3),
-        objective=SimpleNamespace(unroll="full", task_nrmse=2.0),
+        objective=SimpleNamespace(unroll="full", task_nrmse=2.0, reconstruction=0.0),
+        curriculum=SimpleNamespace(autoencoder_steps=0),
     )
 
     def run(
@@ -68,7 +70,7 @@ def step() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         told, model = [], models[trained]
 
-        def forward(*given, mask_btcx):
+        def forward(*given, mask_btcx, reconstruct):
             told.append((given[0], mask_btcx))
             return model(*given, mask_btcx=mask_btcx)
 
@@ -148,6 +150,41 @@ def test_the_truth_counts_where_it_can_be_predicted_and_of_no_static_field(step:
         again, shown_again, _ = with_truth(one)
         assert again != loss
         assert torch.equal(shown_again, shown)
+
+
+@pytest.mark.parametrize("warming_up", [True, False])
+def test_the_autoencoder_is_warmed_up_alone_without_noise_and_then_stays_in_the_loss(warming_up: bool) -> None:
+    model = make(trained=True, specs=[FORCED], context_frames=2, prediction="latent").train()
+    recipe = SimpleNamespace(
+        run=SimpleNamespace(seed=3),
+        model=SimpleNamespace(context_frames=2),
+        stabilization=SimpleNamespace(noise=0.3),
+        objective=SimpleNamespace(unroll="full", task_nrmse=2.0, reconstruction=0.5),
+        curriculum=SimpleNamespace(autoencoder_steps=4 if warming_up else 3),
+    )
+    told = []
+
+    def forward(*given, **options):
+        told.append((given, options))
+        return model(*given, **options)
+
+    batch = noisy_batch()
+    micro = MicroBatch(batch, 0.5, 2, 3, 0, PlanState(3, {}), ())
+    engine = SimpleNamespace(module=model, forward=forward)
+    loss = microstep_loss(engine, recipe, micro, Ranks(0, 1, 0, torch.device("cpu"), None))
+    (given, options), context, mask = told[0], batch.u_btcx[:, :2], batch.mask_btcx
+    assert torch.equal(given[0], context) == warming_up
+    frames, reconstructed = model(*given, **options)
+    assert frames.shape[1] == (0 if warming_up else 2)
+    least = model.least_rms(FORCED.name, context.device)
+    expected = nrmse_loss(reconstructed[:, None], context[:, 1:], least, mask[:, 1:2], [0])
+    if not warming_up:
+        ahead = nrmse_loss(frames, batch.u_btcx[:, 2:], least, mask[:, 2:] & mask[:, 1:2], [0])
+        expected = 2.0 * ahead + 0.5 * expected
+    assert loss.item() == pytest.approx(0.5 * expected.item(), rel=1e-5)
+    loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert any(p.grad.any() for p in model.operator.parameters()) is not warming_up
 
 
 def test_the_loss_is_weighted(step: Callable[..., tuple]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ups_scale.data.manifest import Manifest, load_manifest
 from ups_scale.recipe import load
-from ups_scale.train.requirements import known_specs, unmet
+from ups_scale.train.requirements import trained_specs, unmet
 
 DEMO = Path(__file__).parents[3] / "recipes" / "demo.json"
 RECIPE = load(DEMO, ["evaluate.every_steps=0"])  # patches of 4
@@ -46,32 +46,42 @@ def with_test_at(families: dict[str, Any], name: str, size: int) -> None:
     families[name] = waves | {"grid": [size], "splits": {"test": test}, "num_frames": {"test": 5}}
 
 
-def test_the_model_knows_what_is_trained_on_and_of_the_rest_what_it_can_take(data: Callable[..., Manifest]) -> None:
-    def edit(families: dict[str, Any]) -> None:
-        with_test_at(families, "odd_1d", 37)
-        with_test_at(families, "fine_1d", 32)
-
-    manifest = data(edit)
-    specs, notes = known_specs(RECIPE, manifest)
-    assert [spec.name for spec in specs] == ["waves_1d", "darcy_2d", "fine_1d"]
+def test_the_model_is_built_for_what_is_trained_on(data: Callable[..., Manifest]) -> None:
+    manifest = data(lambda families: with_test_at(families, "odd_1d", 37))
+    specs, notes = trained_specs(RECIPE, manifest)
+    assert [spec.name for spec in specs] == ["waves_1d", "darcy_2d"]
     assert specs == [manifest.families[spec.name].spec for spec in specs]
-    (note,) = notes
-    assert note.startswith(
-        "odd_1d, which has no train split, is unknown to the model: a grid of 37 points can't be cut"
-    )
+    assert notes == []
     assert unmet(RECIPE, manifest, 1) == [], "what is not trained on asks nothing"
 
 
-def test_what_is_trained_on_is_never_left_out(data: Callable[..., Manifest]) -> None:
+def test_patches_that_overlap_are_said(data: Callable[..., Manifest]) -> None:
     manifest = data(lambda families: families["waves_1d"].update(grid=[37]))
-    specs, notes = known_specs(RECIPE, manifest)
-    assert ([spec.name for spec in specs], notes) == (["waves_1d", "darcy_2d"], [])
-    (problem,) = unmet(RECIPE, manifest, 1)
-    assert problem.startswith("family waves_1d: a grid of 37 points can't be cut in patches of 4 along axis 0")
+    specs, notes = trained_specs(RECIPE, manifest)
+    assert [spec.name for spec in specs] == ["waves_1d", "darcy_2d"]
+    assert notes == ["waves_1d: 37 points in 10 patches of 4, which overlap"]
+    assert unmet(RECIPE, manifest, 1) == []
+
+
+def test_a_lattice_that_the_windows_do_not_fit_is_refused_with_those_that_do(data: Callable[..., Manifest]) -> None:
+    manifest = data(lambda families: families["waves_1d"].update(grid=[52]))
+    recipe = load(
+        DEMO,
+        [
+            "evaluate.every_steps=0",
+            "model.operator=u_shaped",
+            "model.depth=7",
+            "model.u_stages=[1,2,4,8]",
+            "model.latent_tokens=14",
+        ],
+    )
+    (problem,) = unmet(recipe, manifest, 1)
+    assert problem.startswith("family waves_1d: a grid of 52 points makes 13 tokens along axis 0")
+    assert "the nearest that do are 8 and 16" in problem
 
 
 def test_sound_data_is_enough_with_and_without_validation(data: Callable[..., Manifest]) -> None:
-    assert known_specs(RECIPE, data())[1] == []
+    assert trained_specs(RECIPE, data())[1] == []
     assert unmet(RECIPE, data(), 2) == []
     assert unmet(load(DEMO, ["evaluate.every_steps=250", "evaluate.horizons=[4]"]), data(), 2) == []
 

@@ -11,8 +11,9 @@ from small_models import FORCED, STEADY, make
 
 from ups_scale.data.batch import FieldBatch
 from ups_scale.distributed import Ranks
+from ups_scale.errors import DivergenceError
 from ups_scale.metrics import accuracy
-from ups_scale.train.validation import validate
+from ups_scale.train.validation import check_reconstruction, validate
 
 
 class Reader:
@@ -57,7 +58,7 @@ class Sound:
 
 def test_every_kind_of_family_is_validated() -> None:
     model = make(trained=True, specs=[FORCED, STEADY]).eval()
-    engine = SimpleNamespace(forward=model, train=model.train, averaged=nullcontext)
+    engine = SimpleNamespace(forward=model, module=model, train=model.train, averaged=nullcontext)
     readers = {spec.name: Reader(spec) for spec in (FORCED, STEADY)}
     found = validate(
         engine,
@@ -86,6 +87,30 @@ def test_every_kind_of_family_is_validated() -> None:
     assert torch.equal(predicted[..., 2:], expected.detach()[0, ..., 2:])
 
 
+def test_a_model_that_encodes_once_is_measured_as_an_autoencoder_and_held_to_the_gate() -> None:
+    model = make(trained=True, specs=[FORCED, STEADY], prediction="latent").eval()
+    engine = SimpleNamespace(forward=model, module=model, train=model.train, averaged=nullcontext)
+    readers = {spec.name: Reader(spec) for spec in (FORCED, STEADY)}
+    ranks = Ranks(0, 1, 0, torch.device("cpu"), None)
+    found = validate(engine, readers, Sound(), ranks, trajectories=2, horizons=(2,), context_frames=1)
+    name = "incompressible_ns_2d/model/velocity_x/reconstruction"
+    assert [figure for figure in found.figures if "reconstruction" in figure] == [name]
+    error = found.figures[name]
+    batch = Reader(FORCED).read([0, 1], [0, 0], 3)
+    mask = batch.mask_btcx[:, :1]
+    given = (batch.u_btcx[:, :1], FORCED.name, batch.parameters_bp, batch.dt_bt)
+    _, reconstructed = model.eval()(*given, 0, mask_btcx=mask, reconstruct=True)
+    square = (reconstructed - batch.u_btcx[:, 0])[:, 0, :, 2:].square().mean(dim=(1, 2))
+    variance = batch.u_btcx[:, 0, 0, :, 2:].flatten(1).var(dim=1) + 1e-7
+    assert error == pytest.approx((square / variance).mean().item(), rel=1e-3)
+
+    check_reconstruction(found.figures, error * 1.01, 7)
+    with pytest.raises(DivergenceError, match=r"step 7: .* of incompressible_ns_2d velocity_x .* less than 0.001"):
+        check_reconstruction(found.figures, 0.001, 7)
+    with pytest.raises(DivergenceError):
+        check_reconstruction({"a/model/u/reconstruction": float("nan")}, 0.001, 7)
+
+
 def test_points_that_have_a_value_only_later_count_in_no_figure_and_are_in_the_pictures() -> None:
     class Cloudy(Reader):
         def read(self, *asked):
@@ -95,7 +120,7 @@ def test_points_that_have_a_value_only_later_count_in_no_figure_and_are_in_the_p
             return batch
 
     model = make(trained=True, specs=[FORCED]).eval()
-    engine = SimpleNamespace(forward=model, train=model.train, averaged=nullcontext)
+    engine = SimpleNamespace(forward=model, module=model, train=model.train, averaged=nullcontext)
     found = validate(
         engine,
         {FORCED.name: Cloudy(FORCED)},
