@@ -32,6 +32,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: <run>/evaluation/<suite>/ of the run)"
     )
+    parser.add_argument(
+        "--super-resolution",
+        type=_factors,
+        default=(),
+        metavar="2,4,8",
+        help="also predict on the full grid from frames coarser by these factors (default: none)",
+    )
     parser.add_argument("--json", action="store_true", help="print report.json instead of the table")
     parser.add_argument("--force", action="store_true", help="evaluate again what is evaluated already")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
@@ -39,12 +46,19 @@ def main() -> None:
 
     from ups_scale.evaluate.report import text_table
     from ups_scale.evaluate.run import evaluate_checkpoint, open_accelerator
+    from ups_scale.evaluate.super_resolution import lines
 
     accelerator = open_accelerator(arguments.device)
     # Notices on the way are for people: with --json, standard output is the report alone.
     with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         done = evaluate_checkpoint(
-            arguments.checkpoint, accelerator, arguments.suite, arguments.data, arguments.out, arguments.force
+            arguments.checkpoint,
+            accelerator,
+            arguments.suite,
+            arguments.data,
+            arguments.out,
+            arguments.force,
+            arguments.super_resolution,
         )
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -53,6 +67,11 @@ def main() -> None:
         print(json.dumps(done.report, indent=1, allow_nan=False))
         return
     print(text_table(done.report))
+    for line in lines(done.report):
+        print(line)
+    for name, entry in done.report["data"].items():
+        if "taken_as" in entry:
+            print(f"note: {name} is taken as {entry['taken_as']}")
     for name, reason in done.report.get("left_out", {}).items():
         print(f"note: {name} is left out: {reason}")
     if done.replaced_data:
@@ -60,6 +79,13 @@ def main() -> None:
     if done.already_there:
         print(f"already evaluated on {done.report['date']}; --force does it again")
     print(f"report: {done.out / 'report.html'}")
+
+
+def _factors(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers with commas between, as 2,4,8") from None
 
 
 if __name__ == "__main__":

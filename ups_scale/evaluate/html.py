@@ -14,6 +14,9 @@ from ups_scale.evaluate import pictures
 from ups_scale.evaluate.gates import steps
 from ups_scale.evaluate.report import PREDICTORS, gate_rows, number
 from ups_scale.evaluate.suite import Example
+from ups_scale.evaluate.super_resolution import LEFT_OUT
+from ups_scale.evaluate.super_resolution import PREDICTORS as INTERPOLATED
+from ups_scale.evaluate.variants import describe_size
 from ups_scale.physics.families import FAMILIES, FamilySpec
 
 STYLESHEET = """
@@ -49,6 +52,7 @@ table.grouped th, table.grouped td { padding: 5px 8px 5px 0; font-size: 13px; }
 table.grouped th { font-weight: 500; border-bottom-color: #cbd2d9; }
 table.grouped tr:first-child th { border-bottom: 0; padding-bottom: 0; font-weight: 600; color: var(--ink); }
 table.grouped td.persistence, table.grouped td.zero { color: var(--muted); }
+td.reason { text-align: left; }
 td.bar { width: 190px; padding-left: 4px; }
 .track { position: relative; height: 8px; border-radius: 4px; background: #edf0f3; overflow: hidden; }
 .fill { position: absolute; inset: 0 auto 0 0; border-radius: 4px; background: var(--model); }
@@ -168,11 +172,10 @@ def _family(
 ) -> str:
     name, horizons = spec.name, steps(report["families"][spec.name])
     data, speed = report["data"][name], report["efficiency"][name]
-    grid = " x ".join(str(points) for points in spec.grid)
     known = FAMILIES.get(spec.family)
     equation = f"<p><code>{escape(known.equation)}</code></p>\n" if known else ""
     facts = (
-        f"{data['num_trajectories']:,} trajectories, grid {grid}, {_times(data, spec)}, "
+        f"{data['num_trajectories']:,} trajectories, {describe_size(spec)}, {_times(data, spec)}, "
         f"{report['context_frames']} given {_plural('frame', 'frames', report['context_frames'])}, "
         f"{speed['seconds_per_step'] * 1e3:.3g} ms per rollout step (batch {speed['batch']}, {speed['device']})"
     )
@@ -181,6 +184,7 @@ def _family(
     parts = [
         f'<h2 id="{escape(name)}">{escape(name)}</h2>',
         equation + f'<p class="muted">{escape(facts)}</p>',
+        _taken_as(data),
         _metrics_table(report["families"][name], horizons),
     ]
     if len(spec.dynamic) > 1:
@@ -195,7 +199,10 @@ def _family(
             pictures.spectrum(spectra, spec, max(horizons)), "Power spectrum: mean over trajectories, truth and model."
         )
     else:
-        spectrum = '<p class="muted">No power spectrum: some points have no value, and a spectrum needs all.</p>'
+        reason = "some points have no value, and a spectrum needs all"
+        if spec.geometry == "points":
+            reason = "the points are scattered, and a spectrum needs a grid"
+        spectrum = f'<p class="muted">No power spectrum: {reason}.</p>'
     parts.append(
         '<div class="pair">'
         + _image(
@@ -206,6 +213,7 @@ def _family(
         + spectrum
         + "</div>"
     )
+    parts.append(_super_resolution(report.get("super_resolution", {}).get(name, {}), horizons))
     parts.append("<h3>Rollouts</h3>")
     for example in examples:
         label = LABELS[example.label] if data["num_trajectories"] > 1 else "The only trajectory"
@@ -216,6 +224,38 @@ def _family(
             f"{max(horizons)})</span></summary>{images}</details>"
         )
     return "\n".join(parts)
+
+
+def _taken_as(data: Mapping[str, Any]) -> str:
+    return f"<p>Taken as {escape(data['taken_as'])}.</p>" if "taken_as" in data else ""
+
+
+def _super_resolution(of_factor: Mapping[str, Any], horizons: Sequence[int]) -> str:
+    """A line per factor; a group of columns per step."""
+    if not of_factor:
+        return ""
+    groups = "".join(f'<th class="group" colspan="{len(INTERPOLATED)}">step {k}</th>' for k in horizons)
+    names = "".join(f'<th class="{predictor}">{predictor}</th>' for _ in horizons for predictor in INTERPOLATED)
+    lines = []
+    for factor, table in of_factor.items():
+        if LEFT_OUT in table:
+            width = len(horizons) * len(INTERPOLATED)
+            figures = f'<td class="reason muted" colspan="{width}">left out: {escape(table[LEFT_OUT])}</td>'
+        else:
+            figures = "".join(
+                f'<td class="{predictor}">{_figure(table[predictor][f"nrmse@{k}"])}</td>'
+                for k in horizons
+                for predictor in INTERPOLATED
+            )
+        lines.append(f'<tr><td class="name">{escape(factor)}</td>{figures}</tr>')
+    return (
+        "<h3>Super-resolution</h3>\n"
+        '<p class="muted">nRMSE on the full grid, from given frames averaged over cells of so many points an axis. '
+        "Persistence interpolates the last of them; interpolation interpolates the averaged truth of the step, which a "
+        "perfect model of the coarse grid would predict.</p>\n"
+        f'<div class="scroll"><table class="wide grouped"><thead><tr><th></th>{groups}</tr>'
+        f"<tr><th></th>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
 def _times(data: Mapping[str, Any], spec: FamilySpec) -> str:
@@ -297,6 +337,7 @@ def _conventions(report: Mapping[str, Any]) -> str:
         "max_error": "mean over trajectories of the largest absolute error in space, in the field's unit",
         "masks": "points without a value, in the truth or in the last given frame, count in no figure"
         + (f"; frames without any are left out: {left_out}" if left_out else ""),
+        "point sets": "means over space are over the points, all alike; no conservation gap and no power spectrum",
         "conservation_gap": "|Q(k) - Q(0)| / max(|Q(0)|, L1 norm of q(0)); only for what the family conserves",
     }
     entries = "".join(f"<dt><code>{key}</code></dt><dd>{escape(value)}</dd>" for key, value in lines.items())

@@ -40,6 +40,11 @@ STYLE = {
 }
 DPI = 132
 NUM_COLUMNS = 5
+SLAB = 0.25
+"""The part of the third axis whose points stand for the middle slice."""
+FILLED, LARGEST_DOT = 0.6, 60.0
+"""Dots' share of a panel's area, and the largest dot's area in square points."""
+BLANK = "#9aa5b1"
 FLATTEST = 0.2
 """Height of a frame for its width; what is flatter is stretched, to be seen at all."""
 
@@ -95,23 +100,44 @@ def spectrum(spectra: Mapping[str, np.ndarray], spec: FamilySpec, horizon: int) 
 
 
 def rollout(example: Example, c: int, spec: FamilySpec, horizons: Sequence[int]) -> bytes:
-    """Truth, prediction and error of one field: x-t images and a line plot in 1D, rows of frames in 2D.
+    """Truth, prediction and error of one field: x-t images and a line plot in 1D, rows of frames in 2D (of a point set,
+    its points), the middle slice in 3D.
 
     Truth and prediction share the truth's colour scale; the error has its own.
     """
     truth_hx, pred_hx = example.truth_hcx[:, c], example.pred_hcx[:, c]
+    place_pd = None
+    if spec.geometry == "points":
+        place_pd = example.truth_hcx[0, [spec.fields.index(name) for name in spec.coordinates]].T
     with matplotlib.rc_context(STYLE):
         if spec.dimensions == 1:
-            return _png(_space_time(truth_hx, pred_hx, c, spec))
-        if spec.dimensions == 3:
+            return _png(_space_time(truth_hx, pred_hx, c, spec, place_pd))
+        if spec.dimensions == 3 and place_pd is None:
             middle = spec.grid[2] // 2
             truth_hx, pred_hx = truth_hx[..., middle], pred_hx[..., middle]
-        return _png(_frames(truth_hx, pred_hx, _columns(horizons, len(truth_hx)), c, spec))
+        elif spec.dimensions == 3 and place_pd is not None:
+            slab = _slab(place_pd[:, 2], spec.extents[2])
+            truth_hx, pred_hx, place_pd = truth_hx[:, slab], pred_hx[:, slab], place_pd[slab]
+        return _png(_frames(truth_hx, pred_hx, _columns(horizons, len(truth_hx)), c, spec, place_pd))
 
 
-def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilySpec) -> Figure:
+def _slab(z_p: np.ndarray, extent: tuple[float, float]) -> np.ndarray:
+    """Which points lie in the middle of the third axis: enough of them to be seen in front of each other's gaps."""
+    low, high = extent
+    return np.abs(z_p - (low + high) / 2) <= SLAB * (high - low) / 2
+
+
+def _space_time(
+    truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilySpec, place_pd: np.ndarray | None = None
+) -> Figure:
     steps, (low, high) = len(truth_hx), spec.extents[0]
     scale, error = _scale(truth_hx), _error_scale(pred_hx - truth_hx)
+    x = low + (np.arange(truth_hx.shape[1]) + 0.5) * (high - low) / truth_hx.shape[1]
+    if place_pd is not None:
+        there = np.flatnonzero(np.isfinite(place_pd[:, 0]))
+        order = there[np.argsort(place_pd[there, 0])]
+        x, truth_hx, pred_hx = place_pd[order, 0], truth_hx[:, order], pred_hx[:, order]
+    edges = np.concatenate([[low], (x[1:] + x[:-1]) / 2, [high]])
     figure = Figure(figsize=(10.4, 2.7), layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.45])
     images = []
@@ -122,16 +148,8 @@ def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilyS
         (scale, scale, error),
         strict=False,
     ):
-        images.append(
-            axes.imshow(
-                np.ma.masked_invalid(values),
-                extent=(low, high, 0.5, steps + 0.5),
-                aspect="auto",
-                origin="lower",
-                interpolation="nearest",
-                **shades,
-            )
-        )
+        images.append(axes.pcolormesh(edges, np.arange(steps + 1) + 0.5, np.ma.masked_invalid(values), **shades))
+        axes.set_facecolor(BLANK)
         axes.set_title(f"{title}, {_label(c, spec)}")
         axes.set_xlabel("x")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -141,9 +159,9 @@ def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilyS
         axes.set_yticklabels([])
     _colorbar(figure, images[0], list(panels[:2]), "")
     _colorbar(figure, images[2], panels[2], "")
-    x = low + (np.arange(truth_hx.shape[1]) + 0.5) * (high - low) / truth_hx.shape[1]
-    panels[3].plot(x, truth_hx[-1], color=TRUTH, label="truth")
-    panels[3].plot(x, pred_hx[-1], color=MODEL, linestyle=(0, (4, 2)), label="prediction")
+    dots = {} if place_pd is None else {"marker": ".", "markersize": 3.5, "linewidth": 0.8}
+    panels[3].plot(x, truth_hx[-1], color=TRUTH, label="truth", **dots)
+    panels[3].plot(x, pred_hx[-1], color=MODEL, linestyle=(0, (4, 2)), label="prediction", **dots)
     least, largest = _range(truth_hx[-1])
     room = 0.35 * ((largest - least) or 1.0)
     panels[3].set_ylim(least - room, largest + room)
@@ -154,7 +172,14 @@ def _space_time(truth_hx: np.ndarray, pred_hx: np.ndarray, c: int, spec: FamilyS
     return figure
 
 
-def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: int, spec: FamilySpec) -> Figure:
+def _frames(
+    truth_hx: np.ndarray,
+    pred_hx: np.ndarray,
+    steps: Sequence[int],
+    c: int,
+    spec: FamilySpec,
+    place_pd: np.ndarray | None = None,
+) -> Figure:
     shown = [step - 1 for step in steps]
     truth_hx, pred_hx = truth_hx[shown], pred_hx[shown]
     scale, error = _scale(truth_hx), _error_scale(pred_hx - truth_hx)
@@ -169,14 +194,19 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
     images = []
     for place, (row, (title, values, shades)) in enumerate(zip(panels, rows, strict=True)):
         for axes, frame, step in zip(row, values, steps, strict=True):
-            image = axes.imshow(
-                np.ma.masked_invalid(frame).T,
-                extent=(x_low, x_high, y_low, y_high),
-                aspect=stretch,
-                origin="lower",
-                interpolation="nearest",
-                **shades,
-            )
+            if place_pd is None:
+                image = axes.imshow(
+                    np.ma.masked_invalid(frame).T,
+                    extent=(x_low, x_high, y_low, y_high),
+                    aspect=stretch,
+                    origin="lower",
+                    interpolation="nearest",
+                    **shades,
+                )
+            else:
+                image = _scatter(axes, place_pd, frame, 72**2 * cell * height, shades)
+                axes.set_facecolor(GRID)  # a dot may be white
+                axes.set(xlim=(x_low, x_high), ylim=(y_low, y_high), aspect=stretch)
             axes.set_xticks([])
             axes.set_yticks([])
             if place == 0:
@@ -186,6 +216,15 @@ def _frames(truth_hx: np.ndarray, pred_hx: np.ndarray, steps: Sequence[int], c: 
     _colorbar(figure, images[0], [axes for row in panels[:2] for axes in row], _label(c, spec))
     _colorbar(figure, images[2], list(panels[2]), "error")
     return figure
+
+
+def _scatter(axes: Axes, place_pd: np.ndarray, values_p: np.ndarray, area: float, shades: Mapping[str, Any]) -> Any:
+    """Points in the colours of their values, so large that they about fill a panel of `area` square points."""
+    size = min(LARGEST_DOT, FILLED * area / max(1, len(place_pd)))
+    there = np.isfinite(place_pd).all(axis=1)
+    x, y = place_pd[there, 0], place_pd[there, 1]
+    # Without smooth edges the pictures take less than half the bytes.
+    return axes.scatter(x, y, c=values_p[there], s=size, linewidths=0, plotnonfinite=True, antialiaseds=False, **shades)
 
 
 def _columns(horizons: Sequence[int], num_steps: int) -> list[int]:
@@ -222,7 +261,7 @@ def _error_scale(error: np.ndarray) -> dict[str, Any]:
 
 def _shades(name: str) -> Any:
     """The colour map with grey for what is not finite."""
-    return matplotlib.colormaps[name].with_extremes(bad="#9aa5b1")
+    return matplotlib.colormaps[name].with_extremes(bad=BLANK)
 
 
 def _label(c: int, spec: FamilySpec) -> str:

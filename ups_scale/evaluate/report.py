@@ -22,6 +22,7 @@ import torch
 
 from ups_scale import atomic
 from ups_scale.errors import DataError
+from ups_scale.evaluate import super_resolution
 from ups_scale.evaluate.gates import steps
 from ups_scale.evaluate.suite import Evaluation
 from ups_scale.observe import environment
@@ -35,7 +36,7 @@ PREDICTORS = ("model", "persistence", "zero")
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: the checkpoint (a path, and the SHA-256 of its manifest), on which data, by which suite; which
-    entries of the data are `left_out`, and why."""
+    entries of the data are `left_out`, and why; by which factors `super_resolution` is measured."""
 
     checkpoint: str
     checkpoint_sha256: str
@@ -48,6 +49,7 @@ class Subject:
     params_m: float
     context_frames: int
     left_out: tuple[tuple[str, str], ...] = ()
+    super_resolution: tuple[int, ...] = ()
 
 
 def prepare(out: Path) -> None:
@@ -64,8 +66,14 @@ def prepare(out: Path) -> None:
         raise DataError(f"{out}: the report can't be written there ({error.strerror}); name another --out") from None
 
 
-def build(subject: Subject, evaluation: Evaluation, device: torch.device, num_processes: int) -> dict[str, Any]:
-    """The content of report.json."""
+def build(
+    subject: Subject,
+    evaluation: Evaluation,
+    finer: Mapping[str, Any],
+    device: torch.device,
+    num_processes: int,
+) -> dict[str, Any]:
+    """The content of report.json; `finer` is what `super_resolution.super_resolution` found."""
     commit = environment.commit()
     content = {
         "format": FORMAT,
@@ -90,8 +98,10 @@ def build(subject: Subject, evaluation: Evaluation, device: torch.device, num_pr
         "device": device_name(device),
         "num_processes": num_processes,
         "environment": {"python": platform.python_version(), **environment.versions("torch", "accelerate", "numpy")},
-    } | ({"commit": commit} if commit else {})
-    return _legal(content)
+    }
+    if subject.super_resolution:
+        content["super_resolution"] = finer
+    return _legal(content | ({"commit": commit} if commit else {}))
 
 
 def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float | None]]:
@@ -102,6 +112,12 @@ def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float 
                 if predictor != "fields":
                     for metric, value in figures.items():
                         yield family, field, predictor, metric, value
+    for family, of_factor in report.get("super_resolution", {}).items():
+        for factor, table in of_factor.items():
+            for field, of in {"all": table, **table.get("fields", {})}.items():
+                for predictor in (name for name in super_resolution.PREDICTORS if name in of):
+                    for metric, value in of[predictor].items():
+                        yield family, field, predictor, f"super_resolution_{factor}_{metric}", value
 
 
 def csv_text(report: Mapping[str, Any]) -> str:
@@ -162,7 +178,8 @@ def verdict_line(report: Mapping[str, Any]) -> str:
 
 
 def saved(out: Path, subject: Subject) -> dict[str, Any] | None:
-    """The report in `out` if it is complete and of the same checkpoint, data, suite and horizons; else None."""
+    """The report in `out` if it is complete and of the same checkpoint, data, suite and horizons, with all the factors
+    of super-resolution that are asked for; else None."""
     if not all((out / name).is_file() for name in FILES):
         return None
     try:
@@ -176,8 +193,11 @@ def saved(out: Path, subject: Subject) -> dict[str, Any] | None:
         "manifest_digest": subject.manifest_digest,
         "horizons": list(subject.horizons),
     }
-    fits = isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())
-    return report if fits else None
+    if not (isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())):
+        return None
+    asked = {f"{factor}x" for factor in subject.super_resolution}
+    found = report.get("super_resolution", {})
+    return report if not asked or (found and all(asked <= of.keys() for of in found.values())) else None
 
 
 def write(out: Path, report: Mapping[str, Any], html: str) -> None:

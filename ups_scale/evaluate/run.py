@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate import report as reports
 from ups_scale.evaluate.html import page
 from ups_scale.evaluate.report import Subject
-from ups_scale.evaluate.suite import SUITES, TestSet, check_tests, evaluate, examples
+from ups_scale.evaluate.suite import SUITES, evaluate, examples
+from ups_scale.evaluate.super_resolution import check_factors, super_resolution
+from ups_scale.evaluate.testset import TestSet, check_tests
+from ups_scale.evaluate.variants import Match, fitted, match
 from ups_scale.model.simulator import Simulator
 
 SPLIT = "test"
@@ -56,14 +59,16 @@ def evaluate_checkpoint(
     manifest_path: str | Path | None = None,
     out: Path | None = None,
     force: bool = False,
+    factors: Sequence[int] = (),
 ) -> Outcome:
     """Evaluates the checkpoint that `path` (a run folder or a checkpoint) means, unless that is done already.
 
     The data are those of `manifest_path`, by default the recipe's; the result goes to `out`, by default
-    `evaluation/<suite>/` of the run. All processes must call it; the main one writes.
+    `evaluation/<suite>/` of the run. With `factors`, super-resolution by these too. All processes must call it; the
+    main one writes.
 
     Raises:
-        CheckpointError, DataError: see the messages.
+        CheckpointError, DataError, UserError: see the messages.
     """
     if suite not in SUITES:
         raise UserError(f"--suite {suite}: no such suite; there is {', '.join(SUITES)}")
@@ -73,7 +78,10 @@ def evaluate_checkpoint(
     kept = {key: recipe["data"][key] for key in ("cache_dir", "cache_gib") if key in recipe["data"]}
     manifest = load_manifest(manifest_path or _recipe_manifest(recipe, checkpoint), **kept)
     model = Simulator.from_pretrained(checkpoint / "model", accelerator.device)
-    tests, left_out = _tests(manifest, model)
+    check_factors(factors, model.arguments["model"]["decoder"] if factors else "")
+    params_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    trained = model
+    model, tests, left_out = _tests(manifest, trained, recipe["data"].get("max_stride", 1))
     subject = Subject(
         checkpoint=_shown(checkpoint),
         checkpoint_sha256=hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest(),
@@ -83,9 +91,10 @@ def evaluate_checkpoint(
         horizons=tuple(sorted(recipe["evaluate"]["horizons"])),
         run=_run_name(checkpoint, recipe),
         step=_read_json(checkpoint / "state.json").get("step"),
-        params_m=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        params_m=params_m,
         context_frames=model.context_frames,
         left_out=tuple(left_out.items()),
+        super_resolution=tuple(sorted(set(factors))),
     )
     if accelerator.is_main_process:
         reports.prepare(out)
@@ -94,31 +103,45 @@ def evaluate_checkpoint(
     if done is not None:
         return Outcome(done, out, already_there=True)
     before = _other_data(out, subject)
-    report = evaluate_and_write(model, model.specs, tests, subject, recipe, out, accelerator)
+    report = evaluate_and_write(model, model.specs, tests, subject, recipe, out, accelerator, trained)
     return Outcome(report, out, already_there=False, replaced_data=before)
 
 
-def _tests(manifest: Manifest, model: Simulator) -> tuple[dict[str, TestSet], dict[str, str]]:
-    """The entries to evaluate on; and of the others why not.
+def _tests(
+    manifest: Manifest, model: Simulator, max_stride: int
+) -> tuple[Simulator, dict[str, TestSet], dict[str, str]]:
+    """The model, fitted to variants of what it knows; the entries to evaluate on; and of the others why not.
 
     Raises:
         DataError: there is none, or what there is can't be read.
     """
-    tests, left_out = {}, {}
+    known, matches, left_out = model.specs, {}, {}
     for name, data in manifest.families.items():
-        if name not in model.specs:
-            left_out[name] = "the model does not know it"
-        elif not data.num_trajectories(SPLIT):
+        try:
+            matches[name] = match(data.spec, known, max_stride, reserved=manifest.families)
+        except DataError as error:
+            left_out[name] = str(error)
+            continue
+        if not data.num_trajectories(SPLIT):
+            del matches[name]
             left_out[name] = f"it has no {SPLIT} split"
-        else:
-            tests[name] = TestSet(data.spec, data.num_frames[SPLIT], ShardReader(manifest, name, SPLIT), data.regular)
+    variants = {name: of.variant for name, of in matches.items() if of.variant is not None}
+    if variants:
+        model, refused = fitted(model, list(variants.values()))
+        left_out |= {name: refused[spec.name] for name, spec in variants.items() if spec.name in refused}
+    tests = {name: _test(manifest, name, of) for name, of in matches.items() if name not in left_out}
     if not tests:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise DataError(
-            f"{manifest.path}: nothing to evaluate on ({reasons}); the model knows {', '.join(sorted(model.specs))}. "
+            f"{manifest.path}: nothing to evaluate on ({reasons}); the model knows {', '.join(sorted(known))}. "
             "Name data with a test split of those (--data), or fine-tune on the new ones first"
         )
-    return tests, left_out
+    return model, tests, left_out
+
+
+def _test(manifest: Manifest, name: str, of: Match) -> TestSet:
+    data, reader = manifest.families[name], ShardReader(manifest, name, SPLIT)
+    return TestSet(data.spec, data.num_frames[SPLIT], reader, data.regular, of.known_as, of.taken_as)
 
 
 def evaluate_and_write(
@@ -129,15 +152,20 @@ def evaluate_and_write(
     recipe: Mapping[str, Any],
     out: Path,
     accelerator: Accelerator,
+    trained: Simulator | None = None,
 ) -> dict[str, Any]:
     """The report of an evaluation, written to `out` by the main process. All processes must call it.
+
+    `known` are the entries that `model` takes; `trained` is the model before it was fitted to `tests`, if it was.
 
     Raises:
         DataError: the model can't be evaluated on `tests`.
     """
     check_tests(tests, known, subject.context_frames, subject.horizons)
     evaluation = evaluate(model, tests, subject.horizons, accelerator)
-    report = reports.build(subject, evaluation, accelerator.device, accelerator.num_processes)
+    factors = subject.super_resolution
+    finer = super_resolution(trained or model, known, tests, factors, subject.horizons, accelerator) if factors else {}
+    report = reports.build(subject, evaluation, finer, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         shown = {
             name: examples(model, test, evaluation.ranking[name], subject.horizons, accelerator.device)

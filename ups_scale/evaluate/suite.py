@@ -21,27 +21,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from ups_scale.errors import DataError
 from ups_scale.evaluate.gates import persistence_gates
+from ups_scale.evaluate.testset import TestSet, own_batches, read_batch
 from ups_scale.metrics import accuracy
 from ups_scale.metrics.accumulate import ALL_FIELDS, Accumulator, predictor_errors, rollout_errors
 from ups_scale.metrics.physics import power_spectrum
 from ups_scale.physics.families import FamilySpec
 
 SUITES = ("small",)
-POINTS_PER_BATCH = 2**18
-"""Grid points of all fields in one frame of a batch, at most; trajectories per batch follow from it."""
-MAX_BATCH = 64
 QUANTILES = (0.1, 0.5, 0.9)
-
-
-class Trajectories(Protocol):
-    """What the suite needs of a `data.reader.ShardReader`."""
-
-    @property
-    def num_trajectories(self) -> int: ...
-
-    def read(self, indices: Sequence[int], first_frames: Sequence[int], num_frames: int) -> Any: ...
 
 
 class Rollout(Protocol):
@@ -62,18 +50,6 @@ class Rollout(Protocol):
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """One family's trajectories of the split that is evaluated; `regular` if their frames are `spec.dt` apart."""
-
-    __test__ = False
-
-    spec: FamilySpec
-    num_frames: int
-    trajectories: Trajectories
-    regular: bool = True
-
-
-@dataclass(frozen=True)
 class Example:
     """A rollout to look at; arrays are (H, C, *X) in physical units, NaN where the truth has no value and where the
     prediction doesn't count."""
@@ -91,7 +67,8 @@ class Evaluation:
 
     `families` and `gates` are as in report.json. `growth[family][predictor]` holds per step the mean and the
     quantiles over trajectories of nRMSE; `spectra[family]` the mean power (C, K) of the `truth` and the `model` at the
-    last horizon, empty for a masked family; `ranking[family]` the trajectories' indices from best to worst.
+    last horizon, empty for a masked family and for a point set; `ranking[family]` the trajectories' indices from best
+    to worst.
     """
 
     families: dict[str, dict[str, Any]]
@@ -118,49 +95,6 @@ class _Tally:
     peak_memory_bytes: int | None = None
 
 
-def check_tests(
-    tests: Mapping[str, TestSet], known: Mapping[str, FamilySpec], context: int, horizons: Sequence[int]
-) -> None:
-    """Raises a `DataError` that lists every reason why a model can't be evaluated on `tests`.
-
-    Masks and times may differ from those of the training data: the model is given them.
-    """
-    problems = []
-    unknown = [name for name in tests if name not in known]
-    if unknown:
-        problems.append(
-            f"the model does not know the families {', '.join(unknown)}; it knows {', '.join(known) or 'none'}. "
-            "Evaluate on a manifest of those (--data), or fine-tune on the new ones first"
-        )
-    for name, test in tests.items():
-        for what in ("fields", "parameters"):
-            trained, found = getattr(known.get(name, test.spec), what), getattr(test.spec, what)
-            if trained != found:
-                problems.append(
-                    f"{name}: the data's {what} are ({', '.join(found)}), the model was trained with "
-                    f"({', '.join(trained)}); shard the data with the model's names and order"
-                )
-        for what in ("geometry", "grid", "extents", "boundaries", "static", "steady"):
-            trained, found = getattr(known.get(name, test.spec), what), getattr(test.spec, what)
-            if trained != found:
-                problems.append(
-                    f"{name}: the data's {what} are {found}, the model was trained with {trained}; evaluate on data "
-                    "of the same domain and kind"
-                )
-        horizon = max(horizons)
-        if context + horizon > test.num_frames and not test.spec.steady:
-            problems.append(
-                f"{name}: trajectories have {test.num_frames} frames, but {context} given frames and a rollout of "
-                f"{horizon} steps need {context + horizon}; lower evaluate.horizons or use longer trajectories"
-            )
-        if test.trajectories.num_trajectories == 0:
-            problems.append(f"{name}: the split has no trajectories; shard data that has some")
-    if not tests:
-        problems.append("the manifest holds no family")
-    if problems:
-        raise DataError("the model can't be evaluated on this data:\n  - " + "\n  - ".join(problems))
-
-
 @torch.inference_mode()
 def evaluate(
     model: Rollout, tests: Mapping[str, TestSet], horizons: Sequence[int], accelerator: Accelerator
@@ -174,7 +108,8 @@ def evaluate(
     spectra: dict[str, dict[str, np.ndarray]] = {}
     ranking: dict[str, list[int]] = {}
     # disable=None: no bar where standard error is not a terminal
-    bar = tqdm(total=_share(tests, accelerator), unit="traj", disable=None if accelerator.is_main_process else True)
+    total = sum(len(batch) for test in tests.values() for batch in own_batches(test, accelerator))
+    bar = tqdm(total=total, unit="traj", disable=None if accelerator.is_main_process else True)
     for name, test in tests.items():
         bar.set_description(name)
         share = _evaluate_share(model, test, horizons, accelerator, bar)
@@ -182,12 +117,13 @@ def evaluate(
         families[name], counts = _figures(tally.accumulator, test.spec)
         data[name] = {
             "num_trajectories": len(tally.indices),
+            "geometry": test.spec.geometry,
             "grid": list(test.spec.grid),
             "dt_s": test.spec.dt,
             "regular": test.regular,
             "num_frames": test.num_frames,
             **counts,
-        }
+        } | ({"taken_as": test.taken_as} if test.taken_as else {})
         efficiency[name] = _efficiency(tally, max(test.spec.steps(horizons)), accelerator.device)
         growth[name] = {
             "model": _growth(tally.model_curves),
@@ -218,7 +154,7 @@ def examples(
     found = []
     horizon, dynamic = max(test.spec.steps(horizons)), list(test.spec.dynamic)
     for index, label in by_index.items():
-        batch = _read(model, test, [index], horizon, device)
+        batch = read_batch(test, [index], model.context_frames + horizon, device)
         pred_bhcx, _ = _predict(model, test, batch, horizon)
         truth_bhcx, counted_bhcx = _truth(model, batch)
         (curve,) = _curves(pred_bhcx, truth_bhcx, counted_bhcx, dynamic)
@@ -230,32 +166,9 @@ def examples(
     return found
 
 
-def _batch_size(spec: FamilySpec) -> int:
-    return max(1, min(MAX_BATCH, POINTS_PER_BATCH // (len(spec.fields) * math.prod(spec.grid))))
-
-
-def _own_indices(test: TestSet, accelerator: Accelerator) -> range:
-    return range(accelerator.process_index, test.trajectories.num_trajectories, accelerator.num_processes)
-
-
-def _share(tests: Mapping[str, TestSet], accelerator: Accelerator) -> int:
-    return sum(len(_own_indices(test, accelerator)) for test in tests.values())
-
-
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _read(model: Rollout, test: TestSet, indices: Sequence[int], horizon: int, device: torch.device) -> Any:
-    """The context and the next `horizon` frames of the trajectories `indices`, a FieldBatch on `device`."""
-    batch = test.trajectories.read(indices, [0] * len(indices), model.context_frames + horizon).to(device)
-    if not (batch.u_btcx if batch.mask_btcx is None else batch.u_btcx[batch.mask_btcx]).isfinite().all():
-        raise DataError(
-            f"{test.spec.name}: the test data hold values that are not finite, in one of {', '.join(batch.keys)}; "
-            "nothing can be measured against them: generate or shard these trajectories again"
-        )
-    return batch
 
 
 def _predict(model: Rollout, test: TestSet, batch: Any, horizon: int) -> tuple[Tensor, float]:
@@ -264,7 +177,7 @@ def _predict(model: Rollout, test: TestSet, batch: Any, horizon: int) -> tuple[T
     mask_btcx = None if batch.mask_btcx is None else batch.mask_btcx[:, : model.context_frames]
     _synchronize(context_btcx.device)
     began = time.perf_counter()
-    pred_bhcx = model(context_btcx, test.spec.name, batch.parameters_bp, batch.dt_bt, horizon, mask_btcx=mask_btcx)
+    pred_bhcx = model(context_btcx, test.family, batch.parameters_bp, batch.dt_bt, horizon, mask_btcx=mask_btcx)
     _synchronize(context_btcx.device)
     return pred_bhcx, time.perf_counter() - began
 
@@ -281,13 +194,11 @@ def _evaluate_share(
     device, tally, dynamic = accelerator.device, _Tally(), list(test.spec.dynamic)
     horizons = test.spec.steps(horizons)
     horizon = max(horizons)
-    indices, size = _own_indices(test, accelerator), _batch_size(test.spec)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for start in range(0, len(indices), size):
-        chunk = list(indices[start : start + size])
-        batch = _read(model, test, chunk, horizon, device)
-        if start == 0:
+    for chunk in own_batches(test, accelerator):
+        batch = read_batch(test, chunk, model.context_frames + horizon, device)
+        if not tally.indices:
             _predict(model, test, batch, 1)  # a first call allocates and tunes: not to be timed
         pred_bhcx, seconds = _predict(model, test, batch, horizon)
         tally.rollout_s.append((len(chunk), seconds))
@@ -299,7 +210,7 @@ def _evaluate_share(
         tally.indices += chunk
         tally.model_curves += _curves(pred_bhcx, truth_bhcx, counted_bhcx, dynamic)
         tally.persistence_curves += _curves(last_bcx[:, None].expand_as(truth_bhcx), truth_bhcx, counted_bhcx, dynamic)
-        if not test.spec.masked:
+        if test.spec.geometry == "grid" and not test.spec.masked:
             tally.truth_spectra += list(power_spectrum(truth_bhcx[:, -1], test.spec).cpu().numpy())
             tally.model_spectra += list(power_spectrum(pred_bhcx[:, -1], test.spec).cpu().numpy())
         bar.update(len(chunk))
@@ -322,7 +233,7 @@ def _curves(
 
 def _gather(share: _Tally) -> _Tally:
     """The union of all processes' tallies, the same on all. Times and memory are those of the largest."""
-    share.accumulator = _on_cpu(share.accumulator)
+    share.accumulator.to_cpu()
     whole = _Tally()
     for tally in gather_object([share]):
         whole.accumulator.merge(tally.accumulator)
@@ -331,12 +242,6 @@ def _gather(share: _Tally) -> _Tally:
         if tally.peak_memory_bytes is not None:
             whole.peak_memory_bytes = max(whole.peak_memory_bytes or 0, tally.peak_memory_bytes)
     return whole
-
-
-def _on_cpu(accumulator: Accumulator) -> Accumulator:
-    if accumulator.names:
-        accumulator.load_flat(accumulator.flat().cpu())
-    return accumulator
 
 
 def _figures(accumulator: Accumulator, spec: FamilySpec) -> tuple[dict[str, Any], dict[str, Any]]:

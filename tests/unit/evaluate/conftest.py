@@ -11,7 +11,7 @@ from torch import nn
 from ups_scale.data.batch import FieldBatch
 from ups_scale.evaluate.report import Subject
 from ups_scale.evaluate.run import open_accelerator
-from ups_scale.evaluate.suite import TestSet
+from ups_scale.evaluate.testset import TestSet
 from ups_scale.physics.families import FamilySpec
 
 NUM_FRAMES = 8

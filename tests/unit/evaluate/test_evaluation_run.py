@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,18 +77,35 @@ def test_another_checkpoint_or_data_is_evaluated_anew(checkpoint, accelerator):
 
 def test_what_the_model_does_not_know_or_has_no_test_split_is_left_out_and_said(checkpoint, accelerator):
     families = checkpoint.manifest.families
-    families["kdv_1d"] = families["advection_1d"]
+    spec = replace(families["advection_1d"].spec, name="kdv_1d")
+    families["kdv_1d"] = SimpleNamespace(**{**vars(families["advection_1d"]), "spec": spec})
     families["advection_1d"] = SimpleNamespace(**{**vars(families["advection_1d"]), "num_trajectories": lambda _: 0})
     report = evaluate_checkpoint(checkpoint.run, accelerator).report
-    assert report["left_out"] == {"kdv_1d": "the model does not know it", "advection_1d": "it has no test split"}
+    assert report["left_out"] == {
+        "kdv_1d": "the model does not know the family kdv_1d; it knows advection_1d, reaction_diffusion_2d",
+        "advection_1d": "it has no test split",
+    }
     assert "advection_1d" not in report["families"]
     assert report["families"]
 
     for name in list(families):
         if name not in report["left_out"]:
             del families[name]
-    with pytest.raises(DataError, match=r"nothing to evaluate on \(.*kdv_1d: the model does not know it"):
+    with pytest.raises(DataError, match=r"nothing to evaluate on \(.*kdv_1d: the model does not know the family"):
         evaluate_checkpoint(checkpoint.run, accelerator, force=True)
+
+
+def test_super_resolution_of_a_model_that_can_not_is_refused(checkpoint, accelerator, models, monkeypatch):
+    monkeypatch.setattr(models.linear, "arguments", {"model": {"decoder": "patch"}}, raising=False)
+    with pytest.raises(UserError, match=r'model\.decoder "points", and this one was trained with "patch"'):
+        evaluate_checkpoint(checkpoint.run, accelerator, factors=(2,))
+
+
+def test_the_tool_takes_whole_factors(tmp_path):
+    command = [sys.executable, str(TOOL), "--checkpoint", str(tmp_path), "--super-resolution", "2,x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "expected whole numbers with commas between, as 2,4,8" in done.stderr
 
 
 def test_missing_data_are_named_with_the_remedy(checkpoint, accelerator):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ups_scale.errors import DataError
-from ups_scale.evaluate import suite
+from ups_scale.evaluate import testset
 from ups_scale.evaluate.gates import persistence_gates
-from ups_scale.evaluate.suite import check_tests, evaluate, examples
+from ups_scale.evaluate.suite import evaluate, examples
+from ups_scale.evaluate.testset import check_tests, own_batches
 
 HORIZONS = (1, 4)
 
@@ -50,7 +51,7 @@ def test_figures_against_the_definition(models, tests, accelerator):
 
 def test_batches_do_not_matter(models, tests, accelerator, monkeypatch):
     whole = evaluate(models.linear, tests, HORIZONS, accelerator)
-    monkeypatch.setattr(suite, "MAX_BATCH", 2)
+    monkeypatch.setattr(testset, "MAX_BATCH", 2)
     split = evaluate(models.linear, tests, HORIZONS, accelerator)
     for name, table in whole.families.items():
         for metric, value in table["model"].items():
@@ -59,11 +60,9 @@ def test_batches_do_not_matter(models, tests, accelerator, monkeypatch):
 
 
 def test_shares_of_processes_are_all_trajectories_once(tests):
-    shares = [
-        list(suite._own_indices(tests["advection_1d"], SimpleNamespace(process_index=rank, num_processes=3)))
-        for rank in range(3)
-    ]
-    assert sorted(i for share in shares for i in share) == [0, 1, 2, 3, 4]
+    ranks = [SimpleNamespace(process_index=rank, num_processes=3) for rank in range(3)]
+    found = [i for rank in ranks for batch in own_batches(tests["advection_1d"], rank) for i in batch]
+    assert sorted(found) == [0, 1, 2, 3, 4]
 
 
 def test_divergence_is_counted_and_fails_its_gates(models, tests, accelerator):
