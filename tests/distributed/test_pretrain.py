@@ -465,6 +465,7 @@ def test_the_checkpoint_is_evaluated_on_the_test_split(finished: Path, shard_fol
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_misses_its_gate_stops_the_run_each_time(shard_folder: Path, tmp_path: Path) -> None:
     latent = {
         "model.prediction": "latent",
