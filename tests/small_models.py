@@ -145,6 +145,19 @@ POINTS = FamilySpec(
     coordinates=("x", "y"),
 )
 
+FLOW = FamilySpec(
+    name="compressible_flow_2d",
+    fields=("density", "pressure", "velocity_x", "velocity_y"),
+    units=("1",) * 4,
+    parameters=("eta", "zeta"),
+    grid=(128, 128),
+    extents=((0.0, 1.0),) * 2,
+    boundaries=(("periodic", "periodic"),) * 2,
+    u_rms=(1.0,) * 4,
+    delta_rms=(0.1,) * 4,
+    dt=0.05,
+)
+
 
 def make(
     seed: int = 0,

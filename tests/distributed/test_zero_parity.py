@@ -39,6 +39,7 @@ CASES = (
     "2-bf16-selective-grids",
     "3-bf16-full-grids",
     "3-fp32-full-points",
+    "2-bf16-none-points",
 )
 
 
@@ -124,6 +125,7 @@ def test_bf16_stages_agree_and_stay_near_fp32(ran: dict, plain: dict) -> None:
     assert losses["1-bf16-none-grids"] == pytest.approx(losses["2-bf16-selective-grids"], rel=1e-3)
     assert losses["3-bf16-full-grids"] == pytest.approx(losses["2-bf16-selective-grids"], rel=1e-2)
     assert losses["2-bf16-selective-grids"] == pytest.approx(plain["grids"]["losses"], rel=0.03)
+    assert losses["2-bf16-none-points"] == pytest.approx(plain["points"]["losses"], rel=0.03)
 
 
 @pytest.mark.parametrize("name", [case for case in CASES if "bf16" in case])

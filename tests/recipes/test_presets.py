@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import FLOW
 
 import ups_scale
 from ups_scale.model.build import build_model
@@ -38,18 +39,6 @@ VALUES = {
     "B": ("u_shaped", 32, 512, 8, 12, (1, 2, 4), 768, 512, 4096, 32),
     "L": ("u_shaped", 40, 768, 12, 16, (1, 2, 4, 8), 1024, 512, 8192, 32),
 }
-FLOW = FamilySpec(
-    name="flow_2d-128",
-    fields=("density", "pressure", "velocity_x", "velocity_y"),
-    units=("1",) * 4,
-    parameters=("eta", "zeta"),
-    grid=(128, 128),
-    extents=((0.0, 1.0),) * 2,
-    boundaries=(("periodic", "periodic"),) * 2,
-    u_rms=(1.0,) * 4,
-    delta_rms=(0.1,) * 4,
-    dt=0.05,
-)
 REGISTRY = tuple(default_specs().values())
 
 

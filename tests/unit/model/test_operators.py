@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import FLOW
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,7 +27,6 @@ from ups_scale.model.levels import Join
 from ups_scale.model.operator import StackedOperator
 from ups_scale.model.u_shaped import UShapedOperator, divide
 from ups_scale.model.windows import cut, uncut, windows
-from ups_scale.physics.families import FamilySpec
 
 COMMON = {
     "depth": 5,
@@ -427,18 +427,6 @@ OURS = {
     "u_depths": (2, 5, 8, 5, 5),
     "u_growth": 2.0,
 }
-FLOW = FamilySpec(
-    name="compressible_flow_2d",
-    fields=("density", "pressure", "velocity_x", "velocity_y"),
-    units=("1",) * 4,
-    parameters=("eta", "zeta"),
-    grid=(128, 128),
-    extents=((0.0, 1.0),) * 2,
-    boundaries=(("periodic", "periodic"),) * 2,
-    u_rms=(1.0,) * 4,
-    delta_rms=(0.1,) * 4,
-    dt=0.05,
-)
 
 
 def our_size() -> tuple[int, int, int, int]:
