@@ -1,38 +1,38 @@
 """Figures over many batches and ranks: sums and counts in float64, never means of batches.
 
 Names are `<family>/<predictor>/<field>/<metric>@<step>`, with `all` for the mean over fields; e.g.
-`burgers_1d/model/all/nrmse@4`.
+`burgers_1d/model/all/nrmse@4`. What follows a `#` is a part of a figure that is no mean by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ups_scale.metrics import accuracy
-from ups_scale.metrics.physics import conservation_gap
 from ups_scale.model.constants import constant
 from ups_scale.physics.families import FamilySpec
-from ups_scale.physics.invariants import conserved
 
 ALL_FIELDS = "all"
 RECONSTRUCTION = "reconstruction"
-COUNTED = ("non_finite", "zero_truth", "low_variance", "no_value")
+COUNTED = ("non_finite", "zero_truth", "low_variance", "no_value", "horizon_censored")
 """Metrics whose figure is the sum (a count), not the mean."""
+ROOTS = ("rmse", "brmse", "frmse", "sharpness")
+"""Metrics whose figure is the root of the mean; `frmse_low` and so on are too."""
 
 
 class Accumulator:
     """Sums and counts by name, in order of first addition, on the device of what is added (no host sync to add)."""
 
     def __init__(self) -> None:
-        self._pairs: dict[str, Tensor] = {}
+        self._blocks: dict[tuple[str, ...], Tensor] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._pairs)
+        return tuple(dict.fromkeys(name for block in self._blocks for name in block))
 
     def add(self, name: str, values: Tensor, where: Tensor | None = None) -> None:
         """Adds the sum of `values` (any shape), and how many they are, under `name`; with `where`, only those."""
@@ -41,63 +41,155 @@ class Accumulator:
             count = values.new_full((), values.numel())
         else:
             values, count = torch.where(where, values, 0.0), where.sum().double()
-        pair = torch.stack([values.sum(), count])
-        self._pairs[name] = self._pairs[name] + pair if name in self._pairs else pair
+        self.add_sums((name,), values.sum()[None], count[None])
+
+    def add_sums(self, names: tuple[str, ...], sums: Tensor, counts: Tensor) -> None:
+        """Adds sums of values and their numbers, both (N,), under N names: many figures for the price of one."""
+        block = torch.stack([sums, counts], dim=-1).detach().double()
+        self._blocks[names] = self._blocks[names] + block if names in self._blocks else block
 
     def merge(self, other: Accumulator) -> None:
         """Adds what `other` holds, name by name."""
-        for name, pair in other._pairs.items():
-            self._pairs[name] = self._pairs[name] + pair.to(self._pairs[name].device) if name in self._pairs else pair
+        for names, block in other._blocks.items():
+            known = self._blocks.get(names)
+            self._blocks[names] = block if known is None else known + block.to(known.device)
 
     def to_cpu(self) -> None:
         """Moves all sums and counts to the CPU."""
-        self._pairs = {name: pair.cpu() for name, pair in self._pairs.items()}
+        self._blocks = {names: block.cpu() for names, block in self._blocks.items()}
 
     def flat(self) -> Tensor:
         """All sums and counts, (2 * names,) float64. Summed over ranks and given to `load_flat`, it is their merge.
 
         Every rank must have added the same names in the same order.
         """
-        return torch.cat(list(self._pairs.values())) if self._pairs else torch.zeros(0, dtype=torch.float64)
+        parts = [block.flatten() for block in self._blocks.values()]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
     def load_flat(self, flat: Tensor) -> None:
         """Replaces all sums and counts by those of `flat`, as `flat()` lays them out."""
-        if flat.numel() != 2 * len(self._pairs):
+        sizes = [2 * len(names) for names in self._blocks]
+        if flat.numel() != sum(sizes):
             raise ValueError(
-                f"flat holds {flat.numel()} numbers, expected {2 * len(self._pairs)} (a sum and a count for each of "
-                f"{len(self._pairs)} names); did every rank add the same names?"
+                f"flat holds {flat.numel()} numbers, expected {sum(sizes)} (a sum and a count for each of "
+                f"{sum(sizes) // 2} names); did every rank add the same names?"
             )
-        self._pairs = dict(zip(self._pairs, flat.double().reshape(-1, 2).unbind(), strict=True))
+        parts = flat.double().split(sizes)
+        self._blocks = {names: part.view(-1, 2) for names, part in zip(self._blocks, parts, strict=True)}
 
     def figures(self) -> dict[str, float]:
-        """Name -> mean (the sum for `COUNTED` metrics, the root of the mean for `rmse`); NaN without any value."""
-        figures = {}
-        for name, (total, count) in zip(self._pairs, self.flat().reshape(-1, 2).tolist(), strict=True):
-            metric = name.rpartition("/")[2].partition("@")[0]
+        """Name -> mean (the sum for `COUNTED` metrics, the root of the mean for `ROOTS`); NaN without any value.
+
+        A figure of parts is the mean over their own figures, but for `ece`, the mean over levels of how far coverage
+        is from its level, and `spread_skill`, the root of spread over error.
+        """
+        parts: dict[str, dict[str, float]] = {}
+        for name, (total, count) in self._totals().items():
+            figure, _, part = name.partition("#")
             mean = total / count if count else math.nan
-            figures[name] = total if metric in COUNTED else math.sqrt(mean) if metric == "rmse" else mean
-        return figures
+            metric = _metric(figure)
+            is_root = metric in ROOTS or metric.partition("_")[0] in ROOTS
+            value = total if metric in COUNTED else math.sqrt(mean) if is_root else mean
+            parts.setdefault(figure, {})[part] = value
+        return {figure: _combined(_metric(figure), of) for figure, of in parts.items()}
+
+    def without_value(self) -> set[str]:
+        """The names of the figures that nothing was measured for."""
+        totals = self._totals()
+        there = {name.partition("#")[0] for name, (_, count) in totals.items() if count}
+        return {name.partition("#")[0] for name in totals} - there
+
+    def _totals(self) -> dict[str, tuple[float, float]]:
+        """Name -> (sum, count)."""
+        totals: dict[str, tuple[float, float]] = {}
+        names = [name for block in self._blocks for name in block]
+        for name, (total, count) in zip(names, self.flat().view(-1, 2).tolist(), strict=True):
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = before[0] + total, before[1] + count
+        return totals
 
 
-def rollout_errors(
-    pred_bhcx: Tensor,
-    truth_bhcx: Tensor,
-    last_bcx: Tensor,
-    spec: FamilySpec,
-    accumulator: Accumulator,
-    horizons: Sequence[int],
-    mask_bhcx: Tensor | None = None,
-) -> None:
-    """Adds the model's and persistence's figures at the steps `horizons` (1 is the first after the last given frame).
+def _metric(figure: str) -> str:
+    return figure.rpartition("/")[2].partition("@")[0]
 
-    `pred_bhcx` and `truth_bhcx` are (B, H, C, *X) with H >= max(horizons), `last_bcx` the last given frame
-    (B, C, *X); all in physical units. `mask_bhcx` (bool) holds the points that count (`accuracy.counted_points`): all
-    is measured there only, and frames of a field without any are left out (counted as `no_value`). Static fields, a
-    point set's coordinates among them, are given, and have no figure. Means over space are over points, all alike.
+
+def _combined(metric: str, parts: Mapping[str, float]) -> float:
+    if metric == "ece":
+        return sum(abs(value - float(level)) for level, value in parts.items()) / len(parts)
+    if metric == "spread_skill":
+        return math.sqrt(parts["spread"] / parts["error"]) if parts["error"] else math.nan
+    return sum(parts.values()) / len(parts)
+
+
+class Figures:
+    """Collects the figures of a batch of trajectories, and adds them to an accumulator all at once.
+
+    Dimensions: b trajectory, c predicted field, p predictor. Values are (B, C, P); `where` (bool) broadcasts to that
+    and says which of them exist.
     """
-    persistence_bhcx = last_bcx[:, None].expand_as(truth_bhcx)
-    for predictor, predicted in (("model", pred_bhcx), ("persistence", persistence_bhcx)):
-        predictor_errors(predictor, predicted, truth_bhcx, last_bcx, spec, accumulator, horizons, mask_bhcx)
+
+    def __init__(self, spec: FamilySpec, predictors: Sequence[str]) -> None:
+        self._family, self._predictors = spec.name, tuple(predictors)
+        self._fields = tuple(spec.fields[number] for number in spec.dynamic)
+        self.same_units = len({spec.units[number] for number in spec.dynamic}) == 1
+        self._names: list[str] = []
+        self._sums: list[Tensor] = []
+        self._counts: list[Tensor] = []
+
+    def add(
+        self,
+        metric: str,
+        values_bcp: Tensor,
+        where: Tensor | None = None,
+        *,
+        fields: Sequence[str] | None = None,
+        over_fields: bool = True,
+        predictors: Sequence[str] | None = None,
+    ) -> None:
+        """A figure per field, and with `over_fields` one over all of them; `fields` and `predictors` are the names
+        where they aren't all."""
+        fields = self._fields if fields is None else fields
+        predictors = self._predictors if predictors is None else predictors
+        values_bcp = values_bcp.double()
+        counted = torch.ones_like(values_bcp[..., :1], dtype=torch.bool) if where is None else where
+        counts_cp = counted.expand_as(values_bcp).sum(0).double()
+        sums_cp = (values_bcp if where is None else torch.where(where, values_bcp, 0.0)).sum(0)
+        if over_fields:
+            self._keep(metric, (ALL_FIELDS,), predictors, sums_cp.sum(0), counts_cp.sum(0))
+        self._keep(metric, fields, predictors, sums_cp.flatten(), counts_cp.flatten())
+
+    def add_joint(
+        self, metric: str, values_bp: Tensor, where: Tensor | None = None, predictors: Sequence[str] | None = None
+    ) -> None:
+        """A figure that is of all fields together, from (B, P); `where` broadcasts to that."""
+        where = None if where is None else where[:, None]
+        self.add(metric, values_bp[:, None], where, fields=(ALL_FIELDS,), over_fields=False, predictors=predictors)
+
+    def add_parts(self, parts: Sequence[tuple[str, int]], values_bcpk: Tensor, *, over_fields: bool = True) -> None:
+        """Figures that are means of their parts' own figures: K pairs of a metric and its part's number, and their
+        values (B, C, P, K). Over all fields, the parts are those of all."""
+        sums = values_bcpk.double().sum(0).flatten()
+        counts = sums.new_full(sums.shape, len(values_bcpk))
+        for label in (None, ALL_FIELDS) if over_fields else (None,):
+            self._names += [
+                f"{self._family}/{who}/{label or field}/{metric}#{field if label else ''}{part}"
+                for field in self._fields
+                for who in self._predictors
+                for metric, part in parts
+            ]
+            self._sums.append(sums)
+            self._counts.append(counts)
+
+    def _keep(
+        self, metric: str, labels: Sequence[str], predictors: Sequence[str], sums: Tensor, counts: Tensor
+    ) -> None:
+        self._names += [f"{self._family}/{who}/{label}/{metric}" for label in labels for who in predictors]
+        self._sums.append(sums)
+        self._counts.append(counts)
+
+    def into(self, accumulator: Accumulator) -> None:
+        """Adds what was collected."""
+        accumulator.add_sums(tuple(self._names), torch.cat(self._sums), torch.cat(self._counts))
 
 
 def reconstruction_errors(
@@ -116,73 +208,3 @@ def reconstruction_errors(
     for number, field in enumerate(spec.dynamic):
         name = f"{spec.name}/model/{spec.fields[field]}/{RECONSTRUCTION}"
         accumulator.add(name, vrmse_bhc[..., number].square(), where=where[..., number])
-
-
-def predictor_errors(
-    predictor: str,
-    pred_bhcx: Tensor,
-    truth_bhcx: Tensor,
-    last_bcx: Tensor,
-    spec: FamilySpec,
-    accumulator: Accumulator,
-    horizons: Sequence[int],
-    mask_bhcx: Tensor | None = None,
-) -> None:
-    """Adds one predictor's figures at the steps `horizons`; arguments as for `rollout_errors`."""
-    if pred_bhcx.shape != truth_bhcx.shape or pred_bhcx.shape[1] < max(horizons):
-        raise ValueError(
-            f"predictions {tuple(pred_bhcx.shape)} and truth {tuple(truth_bhcx.shape)} (trajectories, steps, fields, "
-            f"*space) must have the same shape and at least {max(horizons)} steps, the longest horizon"
-        )
-    if spec.static:
-        dynamic = constant(spec.dynamic, truth_bhcx.device)
-        pred_bhcx, truth_bhcx, last_bcx = pred_bhcx[:, :, dynamic], truth_bhcx[:, :, dynamic], last_bcx[:, dynamic]
-        mask_bhcx = None if mask_bhcx is None else mask_bhcx[:, :, dynamic]
-    names, units = ([of[number] for number in spec.dynamic] for of in (spec.fields, spec.units))
-    last = max(horizons)
-    nrmse_bhc = accuracy.nrmse(pred_bhcx, truth_bhcx, mask_bhcx)
-    points_bhc = accuracy.num_points(truth_bhcx, mask_bhcx)
-    zero_bhc = accuracy.truth_is_zero(truth_bhcx, mask_bhcx) & (points_bhc > 0)
-    defined_bhc = (points_bhc > 0) & ~zero_bhc
-    rel_l2_bh = accuracy.rel_l2(pred_bhcx, truth_bhcx, mask_bhcx)
-    seen_bh = points_bhc.sum(-1).cumsum(1) > 0
-    prefix = f"{spec.name}/{predictor}"
-
-    fields = {name: slice(c, c + 1) for c, name in enumerate(names)}
-    for label, c in ({ALL_FIELDS: slice(None)} | fields).items():
-        accumulator.add(f"{prefix}/{label}/nrmse_mean@1-{last}", nrmse_bhc[:, :last, c], where=defined_bhc[:, :last, c])
-    for k in horizons:
-        step = slice(k - 1, k)
-        pred, truth = pred_bhcx[:, step], truth_bhcx[:, step]
-        mask = None if mask_bhcx is None else mask_bhcx[:, step]
-        points = points_bhc[:, step]
-        vrmse, low_variance = accuracy.vrmse(pred, truth, mask)
-        in_units = {
-            "rmse": accuracy.squared_error(pred, truth, mask),
-            "mae": accuracy.mae(pred, truth, mask),
-            "max_error": accuracy.max_error(pred, truth, mask),
-        }
-        gaps = {
-            "conservation_gap" if name == "integral" else f"conservation_gap_{name}": conservation_gap(
-                pred, last_bcx, name, spec
-            )
-            # Integrals need cells: scattered points have no volume of their own.
-            for name in conserved(spec)
-        }
-        non_finite = accuracy.non_finite(pred, mask)
-        for label, c in ({ALL_FIELDS: slice(None)} | fields).items():
-            at = f"{prefix}/{label}"
-            accumulator.add(f"{at}/nrmse@{k}", nrmse_bhc[:, step, c], where=defined_bhc[:, step, c])
-            # One point has no variance.
-            accumulator.add(f"{at}/vrmse@{k}", vrmse[:, :, c], where=points[:, :, c] > 1)
-            if label != ALL_FIELDS or len(set(units)) == 1:
-                for metric, values in in_units.items():
-                    accumulator.add(f"{at}/{metric}@{k}", values[:, :, c], where=points[:, :, c] > 0)
-            for metric, values in gaps.items():
-                accumulator.add(f"{at}/{metric}@{k}", values[:, :, c])
-            accumulator.add(f"{at}/non_finite@{k}", non_finite[:, :, c].any(-1))
-            accumulator.add(f"{at}/zero_truth@{k}", zero_bhc[:, step, c])
-            accumulator.add(f"{at}/low_variance@{k}", low_variance[:, :, c])
-            if spec.masked:  # not by the batch's mask: every rank adds the same names
-                accumulator.add(f"{at}/no_value@{k}", points[:, :, c] == 0)
-        accumulator.add(f"{prefix}/{ALL_FIELDS}/rel_l2@{k}", rel_l2_bh[:, k - 1], where=seen_bh[:, k - 1])

@@ -1,55 +1,89 @@
-"""How far predictions leave the physics: the conservation gap, and power spectra.
+"""How far predictions leave the physics: conservation gaps, divergence, and what is stated at the sides.
 
-Dimensions: b trajectory, h step, c field, x space, k wavenumber bin.
+Dimensions: b trajectory, h step, c field, x space (cells of a uniform grid). Everything is float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ups_scale.physics.boundaries import conditions, residual
 from ups_scale.physics.families import FamilySpec
-from ups_scale.physics.invariants import DENSITIES, domain_integral
+from ups_scale.physics.invariants import Fields, Quantity, domain_integral, fields_of, quantities
+from ups_scale.physics.projections import relative_divergence
+
+NO_CELLS = "scattered points have no cells to integrate over"
+
+
+class Budget:
+    """One quantity of a batch of trajectories, held against its integral at the last given frame.
+
+    `start` holds the fields of that frame, (B, *lead, *X) with any dimensions that broadcast.
+    """
+
+    def __init__(self, quantity: Quantity, start: Fields, spec: FamilySpec) -> None:
+        assert spec.geometry == "grid", NO_CELLS
+        self.quantity, self._extents = quantity, spec.extents
+        density = [q.double() for q in quantity.components(start)]
+        self._start = [domain_integral(q, spec.extents) for q in density]
+        amount = domain_integral(_length(density), spec.extents)
+        self._scale = torch.maximum(_length(self._start), amount)
+
+    def gap(self, fields: Fields, truth: Fields | None = None) -> Tensor:
+        """|Q(t) - Q(0)| / max(|Q(0)|, ||q(0)||_L1), one value per leading dimension of the `fields` at t.
+
+        With the `truth`'s fields at t, |Q(t) - Q_truth(t)| over the same. What is zero at the start and stays so has
+        gap 0. Of a vector, lengths are taken.
+        """
+        found = [domain_integral(q, self._extents) for q in self.quantity.components(fields)]
+        against = self._start
+        if truth is not None:
+            against = [domain_integral(q, self._extents) for q in self.quantity.components(truth)]
+        drift = _length([now - then for now, then in zip(found, against, strict=True)])
+        return torch.where(drift == 0, 0.0, drift / self._scale)
 
 
 def conservation_gap(pred_bhcx: Tensor, last_bcx: Tensor, invariant: str, spec: FamilySpec) -> Tensor:
-    """|Q(t) - Q(0)| / max(|Q(0)|, ||q(0)||_L1), (B, H, C) float64, with Q the integral of the density q of `invariant`.
+    """The gap of the quantities called `invariant` since the last given frame (`Budget.gap`), (B, H, Q) float64: one
+    per field if it is of each field by itself, else one.
 
-    Time 0 is the last given frame, `last_bcx` (B, C, *X). Ask `physics.invariants.conserved(spec)` which invariants
-    hold: for any other the figure means nothing. A field that is zero and stays so has gap 0. Of grids only.
+    Ask `physics.invariants.conserved(spec)` which invariants hold: for any other the figure means nothing.
     """
-    assert spec.geometry == "grid", "scattered points have no cells to integrate over"
-    density = DENSITIES[invariant]
-    q0 = density(last_bcx.double())
-    initial = domain_integral(q0, spec.extents)
-    scale = torch.maximum(initial.abs(), domain_integral(q0.abs(), spec.extents))
-    drift = (domain_integral(density(pred_bhcx.double()), spec.extents) - initial[:, None]).abs()
-    return torch.where(drift == 0, 0.0, drift / scale[:, None])
+    assert spec.geometry == "grid", NO_CELLS
+    start, fields = fields_of(last_bcx[:, None].double(), spec), fields_of(pred_bhcx.double(), spec)
+    gaps = [Budget(one, start, spec).gap(fields) for one in quantities(spec) if one.name == invariant]
+    return torch.stack(gaps, dim=-1)
 
 
-def power_spectrum(u_bcx: Tensor, spec: FamilySpec) -> Tensor:
-    """Power per radial wavenumber bin, (B, C, K) float64; the sum over all wavenumbers is mean_x u^2.
+def bc_missed(u_bcpx: Tensor, spec: FamilySpec) -> tuple[tuple[int, ...], Tensor]:
+    """The fields (numbers among the predicted ones) of which something is stated at a side, and the RMS over all those
+    cells of what they miss it by: (B, F, P) float64, in the field's unit.
 
-    Bin k holds the wavenumbers that round to k cycles per longest side of the domain, up to the coarsest axis' Nyquist
-    wavenumber. Axes that are not periodic are mirrored first, so that the jump at their ends doesn't leak into every
-    bin. Fields need a value at every point: the border of a filled hole would stand in every bin. Of grids only.
+    `u_bcpx` are the predicted fields of P predictors. See `physics.boundaries` for what is stated and how it is
+    measured.
     """
-    assert spec.geometry == "grid", "scattered points have no Fourier transform"
-    lengths = [high - low for low, high in spec.extents]
-    u = u_bcx.double()
-    cycles = []
-    for axis, (points, length, periodic) in enumerate(zip(spec.grid, lengths, spec.periodic, strict=True)):
-        if not periodic:
-            u = torch.cat([u, u.flip(2 + axis)], dim=2 + axis)
-        cycles.append(
-            torch.fft.fftfreq(u.shape[2 + axis], d=length / points, dtype=torch.float64, device=u.device) * max(lengths)
-        )
-    axes = tuple(range(2, u.dim()))
-    power = torch.fft.fftn(u, dim=axes, norm="forward").abs().square().flatten(2)
-    radius = sum(k.square() for k in torch.meshgrid(*cycles, indexing="ij"))
-    assert isinstance(radius, Tensor)
-    bins = radius.sqrt().round().long().flatten()
-    num_bins = int(min(points / 2 * max(lengths) / length for points, length in zip(spec.grid, lengths, strict=True)))
-    kept = bins < num_bins
-    spectrum = power.new_zeros(*power.shape[:2], num_bins)
-    return spectrum.index_add_(2, bins[kept], power[..., kept])
+    squares: dict[int, list[Tensor]] = {}
+    for condition in conditions(spec):
+        missed = residual(u_bcpx[:, spec.dynamic.index(condition.field)].double(), condition, spec)
+        squares.setdefault(spec.dynamic.index(condition.field), []).append(missed.square().flatten(2))
+    fields = tuple(sorted(squares))
+    if not fields:
+        return (), u_bcpx.new_zeros(0)
+    return fields, torch.stack([torch.cat(squares[c], dim=-1).mean(-1).sqrt() for c in fields], dim=1)
+
+
+def divergence(u_bdpx: Tensor, spec: FamilySpec) -> Tensor:
+    """RMS(div u) L / RMS(u), (B, P) float64, of the velocities (B, D, P, *X) of P predictors: in the solvers' stencil,
+    which is the projection's too (`physics.projections.relative_divergence`)."""
+    found = relative_divergence(u_bdpx.transpose(1, 2).flatten(0, 1), spec)
+    return found.view(len(u_bdpx), u_bdpx.shape[2])
+
+
+def _length(parts: Sequence[Tensor]) -> Tensor:
+    """Of a vector given by its components; of one component, its magnitude."""
+    if len(parts) == 1:
+        return parts[0].abs()
+    return torch.stack(list(parts)).square().sum(0).sqrt()

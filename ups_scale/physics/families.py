@@ -6,8 +6,8 @@ physics does not grant (Burgers, for one, dissipates energy).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ups_scale.errors import DataError
 
@@ -30,8 +30,15 @@ class Field:
 class Family:
     """A PDE with named parameters.
 
-    `invariants` are names of functionals in `physics/invariants.py` that the exact solution keeps constant in time
-    under `boundary`, the usual kind on every side. A `steady` family maps its static fields to one solution.
+    Attributes:
+        boundary: the usual kind on every side.
+        invariants: names of quantities in `physics/invariants.py` whose integral over the domain changes only by what
+            passes its sides; which kinds of side let nothing through is said there.
+        steady: it maps its static fields to one solution.
+        positive: fields that the exact solution never takes below zero.
+        divergence_free: the components of a velocity without divergence, one per axis, in order.
+        shocks: solutions steepen to jumps, or to fronts that are as thin as the grid shows.
+        boundary_values: the value that a field has at sides of kind "dirichlet", where the equation states one.
     """
 
     name: str
@@ -42,6 +49,10 @@ class Family:
     boundary: str
     invariants: tuple[str, ...] = ()
     steady: bool = False
+    positive: tuple[str, ...] = ()
+    divergence_free: tuple[str, ...] = ()
+    shocks: bool = False
+    boundary_values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ FAMILIES: dict[str, Family] = {
             parameters=("nu",),
             boundary="periodic",
             invariants=("integral",),
+            shocks=True,
         ),
         Family(
             name="reaction_diffusion_2d",
@@ -149,6 +161,7 @@ FAMILIES: dict[str, Family] = {
             fields=(Field("u", "1"),),
             parameters=("nu", "rho"),
             boundary="periodic",
+            positive=("u",),
         ),
         Family(
             name="diffusion_sorption_1d",
@@ -157,6 +170,8 @@ FAMILIES: dict[str, Family] = {
             fields=(Field("u", "1"),),
             parameters=("D",),
             boundary="dirichlet",
+            positive=("u",),
+            boundary_values={"u": 1.0},
         ),
         *(
             Family(
@@ -170,6 +185,9 @@ FAMILIES: dict[str, Family] = {
                 ),
                 parameters=("M", "eta", "zeta"),
                 boundary="periodic",
+                invariants=("mass", "momentum", "energy"),
+                positive=("density", "pressure"),
+                shocks=True,
             )
             for dimensions in (1, 2, 3)
         ),
@@ -180,6 +198,9 @@ FAMILIES: dict[str, Family] = {
             fields=(Field("height", "1"),),
             parameters=(),
             boundary="neumann",
+            invariants=("water",),
+            positive=("height",),
+            shocks=True,
         ),
         Family(
             name="incompressible_ns_2d",
@@ -191,6 +212,8 @@ FAMILIES: dict[str, Family] = {
             ),
             parameters=("nu",),
             boundary="dirichlet",
+            divergence_free=("velocity_x", "velocity_y"),
+            boundary_values={"velocity_x": 0.0, "velocity_y": 0.0},
         ),
         Family(
             name="darcy_2d",
@@ -200,6 +223,8 @@ FAMILIES: dict[str, Family] = {
             parameters=("beta",),
             boundary="dirichlet",
             steady=True,
+            positive=("u",),
+            boundary_values={"u": 0.0},
         ),
         Family(
             name="korteweg_de_vries_1d",
@@ -235,6 +260,7 @@ FAMILIES: dict[str, Family] = {
             fields=(Field("u", "1"), Field("v", "1")),
             parameters=("feed", "kill"),
             boundary="periodic",
+            positive=("u", "v"),
         ),
         Family(
             name="kolmogorov_flow_2d",
@@ -255,6 +281,7 @@ FAMILIES: dict[str, Family] = {
             ),
             parameters=(),
             boundary="wall",
+            invariants=("compression",),
         ),
         Family(
             name="navier_stokes_3d",
@@ -264,6 +291,7 @@ FAMILIES: dict[str, Family] = {
             parameters=("nu",),
             boundary="periodic",
             invariants=("integral",),
+            divergence_free=("velocity_x", "velocity_y", "velocity_z"),
         ),
     )
 }
@@ -278,3 +306,29 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise DataError(f"unknown family {name!r}; known families: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]
+
+
+def numbers(spec: FamilySpec, names: Sequence[str]) -> tuple[int, ...]:
+    """The numbers, in the data's order, of those fields among `names` that the data have and that are predicted."""
+    return tuple(number for number in spec.dynamic if spec.fields[number] in names)
+
+
+def positive(spec: FamilySpec) -> tuple[int, ...]:
+    """The numbers of the predicted fields that are never below zero; none for an unknown family."""
+    known = FAMILIES.get(spec.family)
+    return numbers(spec, known.positive) if known else ()
+
+
+def divergence_free(spec: FamilySpec) -> tuple[int, ...]:
+    """The numbers of the components of the velocity without divergence, one per axis in the axes' order; none if the
+    family has no such velocity, is unknown, or the data lack a component."""
+    known = FAMILIES.get(spec.family)
+    if known is None or not set(known.divergence_free) <= {spec.fields[number] for number in spec.dynamic}:
+        return ()
+    return tuple(spec.fields.index(name) for name in known.divergence_free)
+
+
+def has_shocks(spec: FamilySpec) -> bool:
+    """Whether the family's solutions steepen to jumps or thin fronts."""
+    known = FAMILIES.get(spec.family)
+    return known is not None and known.shocks

@@ -16,7 +16,8 @@ from ups_scale.distributed import Ranks, sum_over_ranks
 from ups_scale.engine.setup import Engine
 from ups_scale.errors import DivergenceError
 from ups_scale.metrics import accuracy
-from ups_scale.metrics.accumulate import RECONSTRUCTION, Accumulator, reconstruction_errors, rollout_errors
+from ups_scale.metrics.accumulate import RECONSTRUCTION, Accumulator, reconstruction_errors
+from ups_scale.metrics.measure import rollout_errors
 from ups_scale.train.feed import read_sound
 
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ups_scale.metrics.accumulate import Accumulator, predictor_errors, rollout_errors
+from ups_scale.metrics.accumulate import Accumulator
+from ups_scale.metrics.measure import rollout_errors
 from ups_scale.physics.families import FamilySpec
 
 SPEC = FamilySpec(
@@ -124,10 +125,10 @@ def test_zero_truth_has_no_nrmse_and_is_counted():
     pred, truth, last = random_rollout(0)
     truth[0, 0, 1] = 0
     accumulator = Accumulator()
-    predictor_errors("zero", torch.zeros_like(pred), truth, last, SPEC, accumulator, [1])
+    rollout_errors(torch.zeros_like(pred), truth, last, SPEC, accumulator, [1])
     figures = accumulator.figures()
-    assert figures[AT.format("zero", "all", "nrmse@1")] == 1
-    assert figures[AT.format("zero", "b", "zero_truth@1")] == 1
+    assert figures[AT.format("model", "all", "nrmse@1")] == 1
+    assert figures[AT.format("model", "b", "zero_truth@1")] == 1
 
 
 def test_too_short_rollouts_are_refused():

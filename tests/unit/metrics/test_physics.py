@@ -4,24 +4,16 @@ import math
 
 import pytest
 import torch
+from measured_specs import spec_of
 
-from ups_scale.metrics.physics import conservation_gap, power_spectrum
-from ups_scale.physics.families import FamilySpec
+from ups_scale.metrics.accumulate import Accumulator
+from ups_scale.metrics.measure import RolloutMeasure
+from ups_scale.metrics.physics import conservation_gap
+from ups_scale.metrics.spectra import power_spectrum
 
 
-def spec(grid, extents, kind="periodic", name="burgers_1d"):
-    return FamilySpec(
-        name=name,
-        fields=("u",),
-        units=("1",),
-        parameters=(),
-        grid=grid,
-        extents=extents,
-        boundaries=((kind, kind),) * len(grid),
-        u_rms=(1.0,),
-        delta_rms=(0.1,),
-        dt=0.1,
-    )
+def spec(grid, extents, kind="periodic"):
+    return spec_of("burgers_1d", grid, kind, extents=extents)
 
 
 def test_gap_worked_out_by_hand():
@@ -36,6 +28,72 @@ def test_gap_worked_out_by_hand():
 def test_gap_of_a_field_that_is_and_stays_zero_is_zero():
     zero = torch.zeros(1, 1, 4)
     assert conservation_gap(zero[:, None], zero, "integral", spec((4,), ((0.0, 1.0),))).item() == 0
+
+
+def measured(spec, last, truth, predicted, horizons):
+    accumulator = Accumulator()
+    measure = RolloutMeasure(spec, last, list(predicted), horizons, accumulator)
+    for h in range(truth.shape[1]):
+        measure.step(h + 1, truth[:, h], {name: pred[:, h] for name, pred in predicted.items()})
+    measure.finish()
+    return accumulator, measure
+
+
+GAS = ("density", "pressure", "velocity_x")
+
+
+def gas(density, pressure, velocity):
+    return torch.tensor([density, pressure, velocity], dtype=torch.float64)[None]
+
+
+def test_gaps_of_a_gas_are_of_what_it_conserves_not_of_its_fields():
+    tube = spec_of("compressible_flow_1d", (2,), "periodic", GAS)
+    last = gas([1.0, 3.0], [2.0, 2.0], [1.0, -1.0])
+    moved = gas([2.0, 2.0], [2.0, 2.0], [-1.0, 0.0])
+    # mass 2 -> 2; momentum (1 - 3) / 2 -> -2 / 2, of 2 in magnitude; energy 3 + (1 + 3) / 4 = 4 -> 3.5.
+    for invariant, expected in (("mass", 0), ("momentum", 0), ("energy", 0.5 / 4)):
+        assert conservation_gap(moved[:, None], last, invariant, tube).item() == pytest.approx(expected)
+    accumulator, _ = measured(tube, last, moved[:, None], {"model": last[:, None]}, (1,))
+    figures = accumulator.figures()
+    assert figures["compressible_flow_1d/truth/all/conservation_gap_energy@1"] == pytest.approx(0.125)
+    assert figures["compressible_flow_1d/truth/all/conservation_gap@1"] == pytest.approx(0.125 / 3)
+    assert figures["compressible_flow_1d/model/all/conservation_gap@1"] == 0
+    assert not any("conservation_gap" in name for name in figures if "/pressure/" in name)
+
+
+def test_what_open_sides_let_through_is_held_against_the_truth():
+    tube = spec_of("compressible_flow_1d", (2,), "open", GAS)
+    last, truth = gas([1.0, 3.0], [2.0, 2.0], [1.0, -1.0]), gas([1.0, 2.0], [2.0, 2.0], [1.0, -1.0])
+    figures = measured(tube, last, truth[:, None], {"model": last[:, None]}, (1,))[0].figures()
+    assert figures["compressible_flow_1d/model/all/conservation_gap_mass@1"] == pytest.approx(0.5 / 2)
+    assert figures["compressible_flow_1d/truth/all/conservation_gap_mass@1"] == 0
+
+
+def test_divergence_of_a_known_flow_beside_the_floor_of_the_truth():
+    grid, turn = (16, 16, 16), 2 * math.pi / 16
+    names = ("velocity_x", "velocity_y", "velocity_z")
+    spec = spec_of("navier_stokes_3d", grid, fields=names, extents=((0.0, 2 * math.pi),) * 3)
+    x, y, _ = torch.meshgrid(*(torch.arange(16) * turn for _ in grid), indexing="ij")
+    solenoidal = torch.stack([y.sin(), x.cos(), torch.zeros_like(x)])[None]
+    pred = torch.stack([x.sin(), 0 * x, 0 * x])[None]  # div = cos(x), as large as the flow, but for its components
+    figures = measured(spec, solenoidal, solenoidal[:, None], {"model": pred[:, None]}, (1,))[0].figures()
+    assert figures["navier_stokes_3d/model/all/divergence@1"] == pytest.approx(2 * math.pi * math.sqrt(3), rel=1e-6)
+    assert figures["navier_stokes_3d/truth/all/divergence@1"] < 1e-5
+
+
+def test_what_is_stated_at_the_sides_is_missed_by_a_known_share():
+    spec = spec_of("reaction_diffusion_2d", (16, 16), "neumann", ("a", "b"))
+    x = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
+    plane = 1 + 0 * x[:, None] + 2 * x
+    truth = torch.stack([torch.cos(math.pi * x)[:, None].expand(16, 16), 3 * torch.ones(16, 16).double()])[None]
+    pred = torch.stack([plane, 3 * torch.ones(16, 16).double()])[None]
+    figures = measured(spec, truth, truth[:, None], {"model": pred[:, None]}, (1,))[0].figures()
+    # A slope of 2 over a length of 1 at two of four sides, over the truth's root mean square.
+    expected = math.sqrt(2**2 / 2) / math.sqrt(0.5)
+    assert figures["reaction_diffusion_2d/model/a/bc_violation@1"] == pytest.approx(expected, rel=1e-3)
+    assert figures["reaction_diffusion_2d/model/b/bc_violation@1"] == pytest.approx(0, abs=1e-12)
+    assert figures["reaction_diffusion_2d/model/all/bc_violation@1"] == pytest.approx(expected / 2, rel=1e-3)
+    assert figures["reaction_diffusion_2d/truth/a/bc_violation@1"] < 0.06
 
 
 @pytest.mark.parametrize("kind", ["periodic", "neumann"])

@@ -11,8 +11,9 @@ import torch
 from small_models import BOX, CONDITIONING, FORCED, LINE, MODEL, PLANE, STEADY, inputs, make
 
 from ups_scale.errors import DataError, RecipeError
-from ups_scale.metrics.accumulate import Accumulator, rollout_errors
+from ups_scale.metrics.accumulate import Accumulator
 from ups_scale.metrics.accuracy import counted_points
+from ups_scale.metrics.measure import rollout_errors
 from ups_scale.model.scales import scales
 from ups_scale.model.simulator import Simulator
 from ups_scale.objective.forward import add_noise, nrmse_loss

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ups_scale.errors import DataError
-from ups_scale.physics.families import BOUNDARY_KINDS, FAMILIES, family
+from ups_scale.physics.families import BOUNDARY_KINDS, FAMILIES, divergence_free, family, has_shocks, positive
 from ups_scale.physics.invariants import conserved
 from ups_scale.solvers import SETUPS
 
@@ -58,6 +58,20 @@ def test_a_generated_familys_description(name):
     assert spec.periodic == tuple(sides == ("periodic", "periodic") for sides in spec.boundaries)
     assert spec.steps((1, 4, 16)) == ((1,) if entry.steady else (1, 4, 16))
     assert (spec.dt != spec.dt) == entry.steady
-    usual = all(kind == entry.boundary for sides in spec.boundaries for kind in sides)
-    assert conserved(spec) == (entry.invariants if usual and not spec.masked else ())
+    assert set(conserved(spec)) <= set(entry.invariants)
     assert conserved(replace(spec, masked=True)) == ()
+    fields = {spec.fields[number] for number in spec.dynamic}
+    assert {spec.fields[number] for number in positive(spec)} == set(entry.positive)
+    assert [spec.fields[number] for number in divergence_free(spec)] == list(entry.divergence_free)
+    assert {*entry.positive, *entry.divergence_free, *entry.boundary_values} <= fields
+    assert len(entry.divergence_free) in (0, entry.dimensions)
+    assert has_shocks(spec) == entry.shocks
+
+
+def test_nothing_is_known_of_an_unknown_family_or_a_velocity_without_a_component():
+    spec = SETUPS["navier_stokes_3d"].spec()
+    assert divergence_free(spec) == (0, 1, 2)
+    assert divergence_free(replace(spec, fields=("velocity_x", "velocity_y", "other"))) == ()
+    unknown = replace(SETUPS["compressible_flow_1d"].spec(), name="somebody_elses")
+    assert positive(unknown) == ()
+    assert not has_shocks(unknown)
