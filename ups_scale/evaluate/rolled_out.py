@@ -1,0 +1,212 @@
+"""From a checkpoint on disk to rollouts on disk, of trajectories of a data set or beyond their end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ups_scale.data.manifest import Manifest, load_manifest
+from ups_scale.data.reader import ShardReader
+from ups_scale.data.remote import is_url
+from ups_scale.errors import CheckpointError, DataError, UserError
+from ups_scale.evaluate.loading import Checkpoint, fit, open_checkpoint, shown
+from ups_scale.evaluate.testset import batch_size
+from ups_scale.physics.families import FamilySpec
+from ups_scale.rollout.budget import Budget
+from ups_scale.rollout.files import RolloutFile, rollout_file
+from ups_scale.rollout.guards import Guards
+from ups_scale.rollout.rollout import continued, rollout
+
+# Dimensions: n trajectory, b trajectory of a batch, t frame, h predicted frame, c field, x space, v component.
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What tools/rollout.py is asked for; see its help. `trajectories` is empty for all."""
+
+    checkpoint: Path
+    data: str | None = None
+    family: str | None = None
+    split: str = "test"
+    trajectories: tuple[int, ...] = (0,)
+    horizon: int | None = None
+    guards: tuple[str, ...] = ()
+    dtype: str = "fp32"
+    device: str = "auto"
+    out: Path | None = None
+
+
+def roll_out(request: Request) -> dict[str, Any]:
+    """The summary of the rollouts, which are written to a file: `out`, `keys` of the trajectories, the guards that were
+    applied and left out, the largest budgets, and the first step of each trajectory that isn't finite.
+
+    Raises:
+        CheckpointError, DataError, UserError: see the messages.
+    """
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is visible to PyTorch; use --device cpu, or auto")
+    device = torch.device("cuda" if torch.cuda.is_available() and request.device != "cpu" else "cpu")
+    checkpoint = open_checkpoint(request.checkpoint, device)
+    manifest = load_manifest(request.data or _recipe_manifest(checkpoint))
+    spec = _entry(manifest, request.family)
+    stride = checkpoint.recipe["data"].get("max_stride", 1)
+    model, matches, left_out = fit(checkpoint.model, {spec.name: spec}, stride, manifest.families)
+    if spec.name in left_out:
+        raise DataError(f"{spec.name}: {left_out[spec.name]}")
+    known_as = matches[spec.name].known_as
+    reader = ShardReader(manifest, spec.name, request.split)
+    chosen = _chosen(request, reader)
+    asked = max(checkpoint.recipe["evaluate"]["horizons"]) if request.horizon is None else request.horizon
+    horizon = min(1, asked) if spec.steady else asked
+    if horizon < 1:
+        raise UserError(f"--horizon {horizon}: expected 1 step or more")
+    guards = Guards(request.guards, {known_as: model.specs[known_as]}, model.tilings)
+    out = request.out or _default_out(checkpoint, spec.name, request.split)
+
+    given = 1 if spec.steady else min(model.context_frames, reader.num_frames)
+    dt_nt = continued(reader.times_between(chosen, min(reader.num_frames, given + horizon)), given + horizon - 1, spec)
+    times_nt = np.concatenate([np.zeros((len(chosen), 1)), dt_nt.double().cumsum(1).numpy()], axis=1)
+    described = [reader.describe(number) for number in chosen]
+    keys = [key for key, _ in described]
+    facts = {
+        "checkpoint": shown(checkpoint.folder),
+        "checkpoint_sha256": checkpoint.sha256,
+        "manifest_digest": manifest.digest,
+        "split": request.split,
+        "first_predicted_frame": 0 if spec.steady else given,
+        "guards": ",".join(guards.applied[known_as]),
+        "dtype": request.dtype,
+    }
+    kept_times_nt = times_nt[:, given:] if spec.steady else times_nt  # of a steady family the solution alone
+    parameters_np = np.stack([parameters for _, parameters in described])
+    summary: dict[str, Any] = {"budgets": {}, "not_finite": {}}
+    seconds = 0.0
+    with rollout_file(out, spec, keys, parameters_np, kept_times_nt, facts) as file:
+        bar = tqdm(total=len(chosen) * horizon, unit="frame", disable=None)
+        for first in range(0, len(chosen), batch_size(spec)):
+            rows = slice(first, first + batch_size(spec))
+            batch = reader.read(chosen[rows], [0] * len(chosen[rows]), given + spec.steady).to(device)
+            mask_btcx = None if batch.mask_btcx is None else batch.mask_btcx[:, :given]
+            frames = rollout(
+                model,
+                batch.u_btcx[:, :given],
+                known_as,
+                batch.parameters_bp,
+                dt_nt[rows],
+                horizon,
+                mask_btcx=mask_btcx,
+                guards=guards,
+                dtype=DTYPES[request.dtype],
+            )
+            part = _Part(file, spec, first, len(chosen), batch.u_btcx[:, :given], mask_btcx)
+            began = time.perf_counter()
+            for step, u_bcx in frames:
+                part.add(step, u_bcx)
+                bar.update(len(u_bcx))
+            seconds += time.perf_counter() - began
+            part.finish(summary, keys)
+        bar.close()
+    return {
+        "out": shown(out),
+        "checkpoint": facts["checkpoint"],
+        "family": spec.name,
+        "split": request.split,
+        "taken_as": matches[spec.name].taken_as,
+        "keys": keys,
+        "given_frames": given,
+        "horizon": horizon,
+        "guards": list(guards.applied[known_as]),
+        "guards_left_out": guards.left_out[known_as],
+        **summary,
+        "dtype": request.dtype,
+        "device": device.type,
+        "wall_clock_s": seconds,
+        "seconds_per_step": seconds / (horizon * -(-len(chosen) // batch_size(spec))),
+    }
+
+
+class _Part:
+    """One batch of rollouts on its way into the file, with its record."""
+
+    def __init__(
+        self,
+        file: RolloutFile,
+        spec: FamilySpec,
+        first: int,
+        num_trajectories: int,
+        given_btcx: Tensor,
+        mask_btcx: Tensor | None,
+    ) -> None:
+        self._file, self._first, self._num = file, first, num_trajectories
+        self._mask_bcx = None if mask_btcx is None else mask_btcx[:, -1]
+        self._given = 0 if spec.steady else given_btcx.shape[1]
+        self._budget = Budget(spec, given_btcx[:, -1])
+        self._first_not_finite = torch.zeros(len(given_btcx), dtype=torch.int64, device=given_btcx.device)
+        for frame in range(self._given):
+            file.write(first, frame, given_btcx[:, frame], None if mask_btcx is None else mask_btcx[:, frame])
+
+    def add(self, step: int, u_bcx: Tensor) -> None:
+        """Writes and records a predicted frame."""
+        self._file.write(self._first, self._given + step - 1, u_bcx, self._mask_bcx)
+        self._budget.step(step, u_bcx)
+        lost_b = ~u_bcx.flatten(1).isfinite().all(dim=1) & (self._first_not_finite == 0)
+        self._first_not_finite = torch.where(lost_b, step, self._first_not_finite)
+
+    def finish(self, summary: dict[str, Any], keys: list[str]) -> None:
+        """Writes the budgets, (N, H, V) per quantity, and adds to the summary."""
+        for name, total in self._budget.total().items():
+            self._file.write_array(f"budgets/{name}", self._first, self._num, total.numpy())
+            of = summary["budgets"].setdefault(
+                name, {"closed": self._budget.closed[name], "total": 0.0, "per_step": 0.0}
+            )
+            for what, values in (("total", total), ("per_step", self._budget.per_step()[name])):
+                finite = values[values.isfinite()].abs()
+                of[what] = max(of[what], float(finite.max()) if finite.numel() else 0.0)
+        for row, step in enumerate(self._first_not_finite.tolist()):
+            if step:
+                summary["not_finite"][keys[self._first + row]] = step
+
+
+def _entry(manifest: Manifest, name: str | None) -> FamilySpec:
+    names = sorted(manifest.families)
+    if name is None and len(names) > 1:
+        raise UserError(f"{manifest.path} holds {', '.join(names)}; say which one with --family")
+    if name is not None and name not in manifest.families:
+        raise DataError(f"--family {name}: {manifest.path} holds {', '.join(names)}")
+    return manifest.families[name or names[0]].spec
+
+
+def _chosen(request: Request, reader: ShardReader) -> list[int]:
+    number = reader.num_trajectories
+    outside = [index for index in request.trajectories if not 0 <= index < number]
+    if outside:
+        listed = ", ".join(map(str, outside))
+        raise UserError(f"--trajectories {listed}: split {request.split} of {reader.family} has 0 to {number - 1}")
+    return list(request.trajectories or range(number))
+
+
+def _recipe_manifest(checkpoint: Checkpoint) -> str:
+    path = checkpoint.recipe["data"]["manifest"]
+    if not is_url(path) and not Path(path).exists():
+        raise DataError(
+            f"{path}: no such manifest; it is data.manifest in {checkpoint.folder / 'recipe.json'}, taken from the "
+            "current folder. Name the data with --data MANIFEST"
+        )
+    return path
+
+
+def _default_out(checkpoint: Checkpoint, family: str, split: str) -> Path:
+    if checkpoint.run_folder is None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: this checkpoint lies in no run folder; say where to write with --out FILE.hdf5"
+        )
+    return checkpoint.run_folder / "rollouts" / f"{family}-{split}.hdf5"
