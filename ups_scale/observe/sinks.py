@@ -54,6 +54,11 @@ class Sinks:
             self._board.add_scalar(f"validation/{name}", value, step)
         self._board.flush()
 
+    def stopped(self, step: int, rule: str, reason: str) -> None:
+        """Writes and prints that the run ends at this step, by which rule and why."""
+        self._line({"step": step, "stopped": rule, "reason": reason})
+        self.message(f"stopped after step {step}: {reason}")
+
     def message(self, text: str) -> None:
         """Prints a line without breaking the bar."""
         tqdm.write(text, file=sys.stdout)

@@ -29,10 +29,10 @@ from ups_scale.observe.pictures import comparison
 from ups_scale.observe.sinks import Sinks
 from ups_scale.recipe import rules
 from ups_scale.recipe.types import Recipe
-from ups_scale.train import run
+from ups_scale.train import early_stop, run
 from ups_scale.train.feed import isolate, lay_out, open_readers, open_stream
 from ups_scale.train.records import StepRecords
-from ups_scale.train.requirements import check_cache, trained_specs
+from ups_scale.train.requirements import check_cache, chosen, trained_specs
 from ups_scale.train.validation import Validation, check_reconstruction, is_reconstruction, validate
 
 
@@ -49,7 +49,7 @@ def pretrain(recipe: Recipe, *, run_root: Path, resume: str) -> Path:
         DivergenceError: the loss is no longer finite.
     """
     require_hardware(recipe)
-    manifest = load_manifest(recipe.data.manifest, recipe.data.cache_dir, recipe.data.cache_gib)
+    manifest = chosen(recipe, load_manifest(recipe.data.manifest, recipe.data.cache_dir, recipe.data.cache_gib))
     check_cache(recipe, manifest)
     rules.check_data(
         recipe, {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
@@ -75,10 +75,15 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
     if trained >= recipe.schedule.steps:
         say(ranks, f"{folder}: already trained to step {trained} of {recipe.schedule.steps}; nothing to do")
         return
+    ended = distributed.on_main(ranks, lambda: early_stop.stopped(folder, recipe) if resume == "auto" else None)
+    if ended:
+        say(ranks, f"{folder}: stopped after step {ended.step}: {ended.reason}; other gates.* go on from there")
+        return
     state = distributed.on_main(ranks, lambda: check_fits(source, recipe, ranks, plan))
     quarantine = isolate(readers, recipe.data.max_damaged_share, source, ranks)
     # Damage there is said and counted, but stops no run, as long as there is anything to validate on.
     valid_quarantine = isolate(valid, 1.0, None, ranks)
+    watch = distributed.on_main(ranks, lambda: early_stop.EarlyStop(recipe, folder, state.step))
     distributed.on_main(ranks, lambda: begin(folder, state.step, recipe, ranks))
 
     torch.manual_seed(recipe.run.seed)
@@ -135,7 +140,13 @@ def _train(recipe: Recipe, manifest: Manifest, ranks: Ranks, folder: Path, resum
             if save_now:
                 save(checkpoints, done, state, quarantine, engine, recipe, ranks)
             if not gated and due(done, recipe.evaluate.every_steps, recipe.schedule.steps):
-                report_validation(engine, recipe, valid, valid_quarantine, ranks, sinks, done)
+                figures = report_validation(engine, recipe, valid, valid_quarantine, ranks, sinks, done)
+                stop = early_stop.decide(watch, ranks, done, figures)
+                if stop:
+                    if not save_now and stop.rule != early_stop.NOT_FINITE:
+                        save(checkpoints, done, state, quarantine, engine, recipe, ranks)
+                    end_early(folder, recipe, stop, ranks, sinks)
+                    return
     finally:
         micro_batches.close()
         if sinks:
@@ -227,6 +238,7 @@ def begin(folder: Path, first_step: int, recipe: Recipe, ranks: Ranks) -> None:
     for step, path in published(checkpoints):
         if step > first_step:  # left behind by going back: the next --resume auto must not take it
             print(f"set aside: {rename_aside(path, 'abandoned').name} lies after step {first_step}", flush=True)
+    (folder / early_stop.FILE).unlink(missing_ok=True)
     for line in run.record(folder, recipe, ranks.world_size):
         print(f"changed since this run began: {line}", flush=True)
 
@@ -293,8 +305,8 @@ def report_validation(
     ranks: Ranks,
     sinks: Sinks | None,
     done: int,
-) -> None:
-    """Validates and puts figures and pictures into the sinks; every rank calls it."""
+) -> dict[str, float]:
+    """The figures of a validation, put into the sinks with its pictures; every rank calls it."""
     horizons = recipe.evaluate.horizons
     result = validate(
         engine,
@@ -309,6 +321,14 @@ def report_validation(
         _show_validation(sinks, recipe, readers, result, done)
     if done == recipe.curriculum.autoencoder_steps:
         check_reconstruction(result.figures, recipe.gates.reconstruction, done)
+    return result.figures
+
+
+def end_early(folder: Path, recipe: Recipe, stop: early_stop.Stop, ranks: Ranks, sinks: Sinks | None) -> None:
+    """Says and records that the run ends before its last step; every rank calls it."""
+    distributed.on_main(ranks, lambda: early_stop.record(folder, recipe, stop))
+    if sinks:
+        sinks.stopped(stop.step, stop.rule, stop.reason)
 
 
 def _show_validation(
