@@ -29,9 +29,10 @@ def write_shards(
     parameters: dict[str, np.ndarray] | None = None,
     times_nt: np.ndarray | None = None,
     per_shard: int = 2,
+    split: str = "train",
     **entry: Any,
 ) -> Manifest:
-    """A data set of one family and a train split. `fields` are (N, T, *grid) arrays, (N, 1, *grid) of a static field,
+    """A data set of one family and one split. `fields` are (N, T, *grid) arrays, (N, 1, *grid) of a static field,
     all of one dtype; `entry` replaces keys of the family's entry in the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     dynamic = next((values for key, values in fields.items() if key not in static), next(iter(fields.values())))
@@ -44,7 +45,7 @@ def write_shards(
     shards = []
     for number, start in enumerate(range(0, num, per_shard)):
         rows = range(start, min(start + per_shard, num))
-        path = folder / f"{name}-train-{number:05d}.tar"
+        path = folder / f"{name}-{split}-{number:05d}.tar"
         keys = tuple(f"{path.stem}-{row:06d}" for row in range(len(rows)))
         with webdataset.TarWriter(str(path), mtime=0) as tar:
             for key, row in zip(keys, rows, strict=True):
@@ -56,7 +57,7 @@ def write_shards(
             shard_bytes=path.stat().st_size,
             shard_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             family=name,
-            split="train",
+            split=split,
             fields=tuple(fields),
             static=static,
             parameters=tuple(parameters),
@@ -102,9 +103,9 @@ def write_shards(
         "masked": False,
         "geometry": "grid",
         "coordinates": [],
-        "num_frames": {"train": num_frames},
+        "num_frames": {split: num_frames},
         "statistics": {"u": moments, "delta": moments},
-        "splits": {"train": shards},
+        "splits": {split: shards},
         "licences": [],
         **entry,
     }

@@ -4,12 +4,14 @@
 `data` reads windows of 8 of 21 frames, float32 (4, 64, 64), every frame verified: against copies of memory, h5py,
 WebDataset, and The Well's and MosaicML's loaders where they are installed (pip install ups_scale[bench]). `remote`
 reads the same from an S3-compatible server on this machine (pip install ups_scale[test]), against a folder. `models`
-trains every kind of model on a data set for the same time and prints what each reaches (docs/model.md).
+trains every kind of model on a data set for the same time and prints what each reaches (docs/model.md). `suites`
+evaluates checkpoints by the small and the full suite, and says whether both rank them alike.
 
 Example:
     tools/bench.py data
     tools/bench.py remote --json
     tools/bench.py models --seconds 120 --jobs 2
+    tools/bench.py suites runs/*/checkpoints/step-*
 """
 
 from __future__ import annotations
@@ -51,7 +53,13 @@ def main() -> None:
     models.add_argument(
         "--out", type=Path, default=Path("runs/models"), help="runs and finished rows (default %(default)s)"
     )
+    suites = commands.add_parser("suites", help="whether the small suite ranks checkpoints as the full one does")
+    suites.add_argument("checkpoints", type=Path, nargs="+", metavar="P", help="run folders, or step-<N>/ of them")
+    suites.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
+    if arguments.command == "suites":
+        print(bench_suites(arguments))
+        return
     if arguments.command == "models":
         if arguments.seconds <= 0 or arguments.jobs < 1:
             parser.error("--seconds must be more than 0 and --jobs at least 1")
@@ -85,6 +93,14 @@ def bench_models(arguments: argparse.Namespace) -> str:
     chosen = choose(arguments.data, [part for part in arguments.only.split(",") if part])
     rows = measure(chosen, arguments.data, arguments.seconds, arguments.jobs, arguments.out, say)
     return json.dumps(rows, indent=1) if arguments.json else render(rows)
+
+
+def bench_suites(arguments: argparse.Namespace) -> str:
+    from ups_scale.bench.suites import compare, correlations, render
+
+    rows = compare(arguments.checkpoints, say)
+    found = {"checkpoints": [row.as_json() for row in rows], "rank_correlation": correlations(rows)}
+    return json.dumps(found, indent=1) if arguments.json else render(rows)
 
 
 def say(text: str) -> None:

@@ -36,12 +36,12 @@ def main() -> None:
     from ups_scale.data.remote import is_url
     from ups_scale.observe.budget import budget, render
     from ups_scale.solvers import default_specs
-    from ups_scale.train.requirements import trained_specs
+    from ups_scale.train.requirements import chosen, trained_specs
 
     path = recipe.data.manifest
     is_there = is_url(path) or Path(path).exists()
     if is_there:
-        manifest = load_manifest(path)
+        manifest = chosen(recipe, load_manifest(path))
         transient = {name: data.num_frames for name, data in manifest.families.items() if not data.spec.steady}
         check_data(recipe, transient)
         specs, notes = trained_specs(recipe, manifest)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from small_models import BOX, FORCED, LINE, POINTS, SPECS, STEADY, inputs, make
+from small_models import BOX, FORCED, LINE, PLANE, POINTS, SPECS, STEADY, TORUS, inputs, make
 
 from ups_scale import distributed
 from ups_scale.engine.setup import Engine
@@ -20,7 +21,8 @@ from ups_scale.model.simulator import Simulator
 from ups_scale.recipe import load
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = {"grids": (*SPECS, FORCED, STEADY), "points": (LINE, POINTS, FORCED, BOX)}
+PLAIN = (LINE, replace(PLANE, grid=(16, 16)), replace(TORUS, grid=(16, 16)))
+FAMILIES = {"grids": (*SPECS, FORCED, STEADY), "points": (LINE, POINTS, FORCED, BOX), "fno": PLAIN, "unet": PLAIN}
 ACCUMULATION = 3
 STEPS = 6
 
@@ -50,6 +52,8 @@ def objective(predicted: Any, target: torch.Tensor) -> torch.Tensor:
 
 def wide_model(kind: str) -> Simulator:
     """Wide enough that ZeRO-3 lets go of its larger weights between uses: it keeps those under 100,000 elements."""
+    if kind in ("fno", "unet"):
+        return make(trained=True, std=0.02, specs=FAMILIES[kind], operator=kind, model_dim=16)
     settings = {"model_dim": 256, "num_heads": 4}
     if kind == "points":  # two encoders and decoders, several patch shapes, merging patterns and streams
         settings |= {"encoder": "auto", "decoder": "auto", "prediction": "latent", "latent_dim": 64}

@@ -87,16 +87,19 @@ def test_the_small_set_is_a_share_of_the_full_one() -> None:
 
 def test_the_demo_set() -> None:
     demo = {one.label: one for one in shipped("demo").sets}
-    figures = {label: (sum(one.counts.values()), one.request.grid) for label, one in demo.items()}
+    inside = ("train", "valid", "test")
+    figures = {label: (sum(one.counts[split] for split in inside), one.request.grid) for label, one in demo.items()}
     assert figures == {
         "advection_1d": (320, (128,)),
         "burgers_1d": (320, (128,)),
         "reaction_diffusion_2d": (640, (32, 32)),
         "navier_stokes_2d": (1600, (32, 32)),
     }
-    for one in demo.values():
-        assert set(one.counts) == {"train", "valid", "test"}
-        assert one.counts["train"] == 0.8 * sum(one.counts.values())
+    for label, one in demo.items():
+        apart = {split: count for split, count in one.counts.items() if split not in inside}
+        kinds = {"ood_regime", "ood_resolution"} | ({"ood_boundary"} if label == "reaction_diffusion_2d" else set())
+        assert apart == dict.fromkeys(kinds, 16)
+        assert one.counts["train"] == 0.8 * figures[label][0]
         assert (resolve(one.request, "train")[1].num_frames, one.request.stride, one.request.seed) == (24, 1, 0)
 
 

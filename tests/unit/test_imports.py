@@ -15,6 +15,7 @@ TIERS = (
     ("checkpoint", "rollout"),
     ("train",),
     ("evaluate",),
+    ("sweep",),
     ("bench",),
     ("launch", "tools"),
 )

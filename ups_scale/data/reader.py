@@ -203,6 +203,19 @@ class ShardReader:
             self.read_window(trajectory, window, u_bctx[row])
         return self.batch(indices, frames, u_bctx)
 
+    def times_between(self, indices: Sequence[int], num_frames: int) -> torch.Tensor:
+        """(B, num_frames - 1) float32: the time from each of a trajectory's first frames to the next in s; NaN if the
+        family is steady. No frame is read.
+
+        Raises:
+            DamagedItem, DataError: a trajectory's index can't be read.
+        """
+        times_bt = np.empty((len(indices), num_frames))
+        for place, trajectory in enumerate(indices):
+            shard, row = self._described(trajectory)
+            times_bt[place] = np.nan if self.data.spec.steady else shard.index.times_nt[row, :num_frames]
+        return torch.from_numpy(np.diff(times_bt).astype(np.float32))
+
     def batch(self, indices: Sequence[int], frames: Sequence[Sequence[int]], u_bctx: np.ndarray) -> FieldBatch:
         """The `FieldBatch` of windows already read: `frames` of each trajectory, in `u_bctx` (B, C, T, *grid) float32.
 

@@ -23,33 +23,51 @@ import torch
 from ups_scale import atomic
 from ups_scale.errors import DataError
 from ups_scale.evaluate import super_resolution
+from ups_scale.evaluate.entrants import MODEL, TRIVIAL
 from ups_scale.evaluate.gates import steps
+from ups_scale.evaluate.page.numbers import number
 from ups_scale.evaluate.suite import Evaluation
+from ups_scale.evaluate.suites import TEST
 from ups_scale.observe import environment
 
 FORMAT = 1
-FILES = ("report.html", "table.csv", "report.json")
+FILES = ("report.html", "table.csv", "trajectories.json", "report.json")
 """In the order they are written: report.json, which says that an evaluation is complete, comes last."""
-PREDICTORS = ("model", "persistence", "zero")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: the checkpoint (a path, and the SHA-256 of its manifest), on which data, by which suite; which
-    entries of the data are `left_out`, and why; by which factors `super_resolution` is measured."""
+    """What is evaluated: which checkpoint (`loading.Checkpoint.told`), on which data, by which suite and with which
+    settings; which entries of the data are `left_out`, and why; who of the `zoo` stands beside it."""
 
-    checkpoint: str
-    checkpoint_sha256: str
+    checkpoint: Mapping[str, Any]
+    config_hash: str | None
     manifest: str
     manifest_digest: str
     suite: str
+    suite_hash: str
+    suite_settings: Mapping[str, Any]
     horizons: tuple[int, ...]
-    run: str
-    step: int | None
-    params_m: float
     context_frames: int
     left_out: tuple[tuple[str, str], ...] = ()
     super_resolution: tuple[int, ...] = ()
+    guards: tuple[str, ...] = ()
+    noise: float = 0.0
+    noise_scale: tuple[tuple[str, float], ...] = ()
+    zoo: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    def same(self) -> dict[str, Any]:
+        """What a saved report must say to be of this subject."""
+        return {
+            "format": FORMAT,
+            "suite": self.suite,
+            "suite_hash": self.suite_hash,
+            "checkpoint_sha256": self.checkpoint["checkpoint_sha256"],
+            "manifest_digest": self.manifest_digest,
+            "guards": list(self.guards),
+            "noise": self.noise,
+            "noise_scale": dict(self.noise_scale),
+        }
 
 
 def prepare(out: Path) -> None:
@@ -70,24 +88,28 @@ def build(
     subject: Subject,
     evaluation: Evaluation,
     finer: Mapping[str, Any],
+    guards_left_out: Mapping[str, Mapping[str, str]],
     device: torch.device,
     num_processes: int,
 ) -> dict[str, Any]:
     """The content of report.json; `finer` is what `super_resolution.super_resolution` found."""
     commit = environment.commit()
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "suite": subject.suite,
-        "checkpoint": subject.checkpoint,
-        "checkpoint_sha256": subject.checkpoint_sha256,
-        "run": subject.run,
-        "step": subject.step,
+        "suite_hash": subject.suite_hash,
+        "suite_settings": subject.suite_settings,
+        **subject.checkpoint,
+        "config_hash": subject.config_hash,
         "manifest": subject.manifest,
         "manifest_digest": subject.manifest_digest,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "horizons": list(subject.horizons),
         "context_frames": subject.context_frames,
-        "params_m": subject.params_m,
+        "guards": list(subject.guards),
+        "noise": subject.noise,
+        "noise_scale": dict(subject.noise_scale),
+        "zoo": dict(subject.zoo),
         "left_out": dict(subject.left_out),
         "families": evaluation.families,
         "gates": evaluation.gates,
@@ -99,19 +121,26 @@ def build(
         "num_processes": num_processes,
         "environment": {"python": platform.python_version(), **environment.versions("torch", "accelerate", "numpy")},
     }
+    for key in ("splits", "spectra", "budgets", "reliability", "diverged"):
+        if getattr(evaluation, key):
+            content[key] = getattr(evaluation, key)
     if subject.super_resolution:
         content["super_resolution"] = finer
+    if any(guards_left_out.values()):
+        content["guards_left_out"] = guards_left_out
     return _legal(content | ({"commit": commit} if commit else {}))
 
 
 def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float | None]]:
     """(family, field or `all`, predictor, metric, value) for every figure of the report."""
-    for family, table in report["families"].items():
-        for field, of in {"all": table, **table.get("fields", {})}.items():
-            for predictor, figures in of.items():
-                if predictor != "fields":
-                    for metric, value in figures.items():
-                        yield family, field, predictor, metric, value
+    for split, families in {TEST: report["families"], **report.get("splits", {})}.items():
+        for family, table in families.items():
+            entry = family if split == TEST else f"{family} ({split})"
+            for field, of in {"all": table, **table.get("fields", {})}.items():
+                for predictor, figures in of.items():
+                    if predictor != "fields":
+                        for metric, value in figures.items():
+                            yield entry, field, predictor, metric, value
     for family, of_factor in report.get("super_resolution", {}).items():
         for factor, table in of_factor.items():
             for field, of in {"all": table, **table.get("fields", {})}.items():
@@ -129,30 +158,31 @@ def csv_text(report: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def number(value: float | None) -> str:
-    """A figure to three digits; `-` where there is none."""
-    if value is None:
-        return "-"
-    if value == 0 or 1e-4 <= abs(value) < 1e5:
-        rounded = float(f"{value:.2e}")
-        return f"{value:.{_decimals(rounded)}f}"
-    return f"{value:.3g}"
+def predictors(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Who stands in the report's tables: the model, the zoo, and the trivial predictors."""
+    named = (MODEL, *report.get("zoo", {}), *TRIVIAL)
+    return tuple(name for name in named if any(name in table for table in report["families"].values()))
 
 
 def gate_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Per gate, what a table shows of it: the gate with nRMSE of each predictor and `ratio`, value / limit."""
+    """Per gate of the trivial predictors, what a table shows of it: the gate with nRMSE of each predictor (None where
+    it has none) and `ratio`, value / limit."""
+    names = predictors(report)
     for gate in report["gates"]:
+        if gate["name"] != "persistence":
+            continue
         table = report["families"][gate["family"]]
         value, limit = gate["value"], gate["limit"]
-        nrmse = {predictor: table[predictor][f"nrmse@{gate['horizon']}"] for predictor in PREDICTORS}
+        nrmse = {name: table.get(name, {}).get(f"nrmse@{gate['horizon']}") for name in names}
         yield {**gate, "nrmse": nrmse, "ratio": value / limit if value is not None and limit else None}
 
 
 def text_table(report: Mapping[str, Any]) -> str:
     """The gates as an aligned plain-text table, with a last line that says how many passed."""
-    lines = [("family", "step", *PREDICTORS, "ratio", "gate")]
+    names = predictors(report)
+    lines = [("family", "step", *names, "ratio", "gate")]
     for row in gate_rows(report):
-        figures = [number(row["nrmse"][predictor]) for predictor in PREDICTORS]
+        figures = [number(row["nrmse"][predictor]) for predictor in names]
         verdict = "passed" if row["passed"] else "FAILED"
         lines.append((row["family"], str(row["horizon"]), *figures, number(row["ratio"]), verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -160,6 +190,11 @@ def text_table(report: Mapping[str, Any]) -> str:
     for line in lines:
         cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
         text.append("  ".join([line[0].ljust(widths[0]), *cells]))
+    for gate in report["gates"]:
+        if gate["name"] != "persistence" and not gate["passed"]:
+            text.append(
+                f"FAILED {gate['name']}: {gate['family']} {number(gate['value'])}, limit {number(gate['limit'])}"
+            )
     text.append(verdict_line(report))
     return "\n".join(text)
 
@@ -170,7 +205,7 @@ def verdict_line(report: Mapping[str, Any]) -> str:
     text = f"gates: {sum(gate['passed'] for gate in gates)} of {len(gates)} passed"
     for family, table in report["families"].items():
         last = max(steps(table))
-        count = table["model"][f"non_finite@{last}"]
+        count = table[MODEL][f"non_finite@{last}"]
         if count:
             rollouts = report["data"][family]["num_trajectories"]
             text += f"; {family}: {count} of {rollouts} rollouts not finite at step {last}"
@@ -186,24 +221,25 @@ def saved(out: Path, subject: Subject) -> dict[str, Any] | None:
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    same = {
-        "format": FORMAT,
-        "suite": subject.suite,
-        "checkpoint_sha256": subject.checkpoint_sha256,
-        "manifest_digest": subject.manifest_digest,
-        "horizons": list(subject.horizons),
-    }
-    if not (isinstance(report, dict) and all(report.get(key) == value for key, value in same.items())):
+    same = isinstance(report, dict) and all(report.get(key) == value for key, value in subject.same().items())
+    zoo = {name: of["checkpoint_sha256"] for name, of in subject.zoo}
+    if not same or {name: of["checkpoint_sha256"] for name, of in report["zoo"].items()} != zoo:
         return None
     asked = {f"{factor}x" for factor in subject.super_resolution}
     found = report.get("super_resolution", {})
     return report if not asked or (found and all(asked <= of.keys() for of in found.values())) else None
 
 
-def write(out: Path, report: Mapping[str, Any], html: str) -> None:
-    """Writes the three files of an evaluation to the folder `out`, each whole or not at all. Main process only."""
+def trajectories(report: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
+    """The content of trajectories.json: figures of single trajectories, which a comparison pairs."""
+    return {"format": FORMAT, "suite_hash": report["suite_hash"], "families": _legal(evaluation.trajectories)}
+
+
+def write(out: Path, report: Mapping[str, Any], of_trajectories: Mapping[str, Any], html: str) -> None:
+    """Writes the files of an evaluation to the folder `out`, each whole or not at all. Main process only."""
     content = {
         "report.html": html,
+        "trajectories.json": json.dumps(of_trajectories, allow_nan=False) + "\n",
         "table.csv": csv_text(report),
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
     }
@@ -215,10 +251,6 @@ def write(out: Path, report: Mapping[str, Any], html: str) -> None:
 def device_name(device: torch.device) -> str:
     """The accelerator's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _decimals(value: float) -> int:
-    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
 
 
 def _legal(value: Any) -> Any:

@@ -1,33 +1,57 @@
-"""From a checkpoint on disk to its evaluation on disk: report.json, table.csv and report.html."""
+"""From a checkpoint on disk to its evaluation on disk: report.json, trajectories.json, table.csv and report.html."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from ups_scale.checkpoint.resume import find_checkpoint
 from ups_scale.data.manifest import Manifest, load_manifest
 from ups_scale.data.reader import ShardReader
 from ups_scale.data.remote import is_url
 from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate import report as reports
+from ups_scale.evaluate import zoo
+from ups_scale.evaluate.ensembles import reliability
+from ups_scale.evaluate.entrants import MODEL, TRIVIAL, Entrant, guarded, model_entrant, trivial_entrants
+from ups_scale.evaluate.examples import Example, examples
 from ups_scale.evaluate.html import page
+from ups_scale.evaluate.loading import Checkpoint, fit, open_checkpoint, shown
 from ups_scale.evaluate.report import Subject
-from ups_scale.evaluate.suite import SUITES, evaluate, examples
-from ups_scale.evaluate.super_resolution import check_factors, super_resolution
+from ups_scale.evaluate.suite import Evaluation, evaluate
+from ups_scale.evaluate.suites import OOD, TEST, Suite, chosen, settings, splits, steps, suite_hash, suite_named
+from ups_scale.evaluate.super_resolution import check_factors, suits, super_resolution
 from ups_scale.evaluate.testset import TestSet, check_tests
-from ups_scale.evaluate.variants import Match, fitted, match
-from ups_scale.model.simulator import Simulator
+from ups_scale.evaluate.variants import Match
 
-SPLIT = "test"
-TRAINING_STATE = ("deepspeed", "ema")  # folders of a checkpoint that only training reads
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an evaluation.
+
+    Attributes:
+        manifest: the data, a path or a URL; None: the recipe's.
+        out: where to write; None: `evaluation/<suite>/` of the run.
+        force: evaluate again what is evaluated already.
+        factors: of super-resolution; None: the suite's, if the model can be asked.
+        guards: names of what corrects every predicted frame, of every predictor.
+        zoo: "auto", "none", or checkpoints with commas between (`zoo.find`).
+        noise: of the ensembles' given frames, as a part of each field's RMS; None: the recipe's.
+    """
+
+    suite: str = "small"
+    manifest: str | Path | None = None
+    out: Path | None = None
+    force: bool = False
+    factors: tuple[int, ...] | None = None
+    guards: tuple[str, ...] = ()
+    zoo: str = zoo.AUTO
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +63,31 @@ class Outcome:
     already_there: bool
     replaced_data: str | None = None
     """Digest of the data of the report that was replaced, if it was on other data."""
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Who is evaluated on what: the model first among the `entrants`."""
+
+    checkpoint: Checkpoint
+    suite: Suite
+    subject: Subject
+    tests: list[TestSet]
+    entrants: list[Entrant]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of a lineup: report.json, and what goes into the other files."""
+
+    lineup: Lineup
+    evaluation: Evaluation
+    report: dict[str, Any]
+
+    @property
+    def trajectories(self) -> dict[str, Any]:
+        """The content of trajectories.json."""
+        return reports.trajectories(self.report, self.evaluation)
 
 
 def open_accelerator(device: str) -> Accelerator:
@@ -55,158 +104,204 @@ def open_accelerator(device: str) -> Accelerator:
 def evaluate_checkpoint(
     path: Path,
     accelerator: Accelerator,
-    suite: str = "small",
-    manifest_path: str | Path | None = None,
-    out: Path | None = None,
-    force: bool = False,
-    factors: Sequence[int] = (),
+    request: Request,
+    judged: Callable[[Measured], Measured] | None = None,
 ) -> Outcome:
     """Evaluates the checkpoint that `path` (a run folder or a checkpoint) means, unless that is done already.
 
-    The data are those of `manifest_path`, by default the recipe's; the result goes to `out`, by default
-    `evaluation/<suite>/` of the run. With `factors`, super-resolution by these too. All processes must call it; the
-    main one writes.
+    All processes must call it; the main one writes what `judged`, called by all, makes of the evaluation.
 
     Raises:
         CheckpointError, DataError, UserError: see the messages.
     """
-    if suite not in SUITES:
-        raise UserError(f"--suite {suite}: no such suite; there is {', '.join(SUITES)}")
-    checkpoint = find_checkpoint(path, without=TRAINING_STATE)
-    recipe = _read_json(checkpoint / "recipe.json")
-    out = out or _default_out(checkpoint, suite)
-    kept = {key: recipe["data"][key] for key in ("cache_dir", "cache_gib") if key in recipe["data"]}
-    manifest = load_manifest(manifest_path or _recipe_manifest(recipe, checkpoint), **kept)
-    model = Simulator.from_pretrained(checkpoint / "model", accelerator.device)
-    check_factors(factors, model.arguments["model"]["decoder"] if factors else "")
-    params_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    trained = model
-    model, tests, left_out = _tests(manifest, trained, recipe["data"].get("max_stride", 1))
-    subject = Subject(
-        checkpoint=_shown(checkpoint),
-        checkpoint_sha256=hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest(),
-        manifest=manifest.path if isinstance(manifest.path, str) else _shown(manifest.path),
-        manifest_digest=manifest.digest,
-        suite=suite,
-        horizons=tuple(sorted(recipe["evaluate"]["horizons"])),
-        run=_run_name(checkpoint, recipe),
-        step=_read_json(checkpoint / "state.json").get("step"),
-        params_m=params_m,
-        context_frames=model.context_frames,
-        left_out=tuple(left_out.items()),
-        super_resolution=tuple(sorted(set(factors))),
-    )
+    suite = suite_named(request.suite)
+    checkpoint = open_checkpoint(path, accelerator.device)
+    out = request.out or _default_out(checkpoint, suite.name)
+    lineup = line_up(checkpoint, suite, request, accelerator.device)
     if accelerator.is_main_process:
         reports.prepare(out)
-    done = None if force else reports.saved(out, subject)
+    done = None if request.force else reports.saved(out, lineup.subject)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if done is not None:
         return Outcome(done, out, already_there=True)
-    before = _other_data(out, subject)
-    report = evaluate_and_write(model, model.specs, tests, subject, recipe, out, accelerator, trained)
-    return Outcome(report, out, already_there=False, replaced_data=before)
+    before = _other_data(out, lineup.subject)
+    measured = measure(lineup, accelerator)
+    if judged is not None:
+        measured = judged(measured)
+    if accelerator.is_main_process:
+        write(measured, out, accelerator.device)
+    accelerator.wait_for_everyone()
+    return Outcome(measured.report, out, already_there=False, replaced_data=before)
+
+
+def line_up(checkpoint: Checkpoint, suite: Suite, request: Request, device: torch.device) -> Lineup:
+    """The lineup that the request asks for: the data, the model fitted to them, and who stands beside it.
+
+    Raises:
+        CheckpointError, DataError, UserError: see the messages.
+    """
+    recipe, given = checkpoint.recipe, checkpoint.model.context_frames
+    kept = {key: recipe["data"][key] for key in ("cache_dir", "cache_gib") if key in recipe["data"]}
+    manifest = load_manifest(request.manifest or _recipe_manifest(checkpoint), **kept)
+    decoder = checkpoint.model.arguments["model"]["decoder"]
+    factors = request.factors if request.factors is not None else suits(suite.factors, decoder)
+    check_factors(factors, decoder)
+    horizons = tuple(sorted(recipe["evaluate"]["horizons"]))
+    model, tests, left_out = _tests(manifest, checkpoint, suite, horizons)
+    check_tests(tests, model.specs, given, horizons)
+    others, told = zoo.load(zoo.find(request.zoo, checkpoint), tests, given, device)
+    suite_settings = settings(suite, horizons, given, factors)
+    measured = {f"{test.split}/{test.spec.name}": [list(test.steps), list(test.indices)] for test in tests}
+    noise = recipe["stabilization"]["noise"] if request.noise is None else request.noise
+    subject = Subject(
+        checkpoint=checkpoint.told(),
+        config_hash=checkpoint.run.rpartition("-")[2] if checkpoint.run_folder else None,
+        manifest=manifest.path if isinstance(manifest.path, str) else shown(manifest.path),
+        manifest_digest=manifest.digest,
+        suite=suite.name,
+        suite_hash=suite_hash(suite_settings, manifest.digest, measured),
+        suite_settings=suite_settings,
+        horizons=horizons,
+        context_frames=given,
+        left_out=tuple(left_out.items()),
+        super_resolution=tuple(sorted(set(factors))),
+        guards=tuple(request.guards),
+        noise=noise if suite.members else 0.0,
+        zoo=tuple(told.items()),
+    )
+    entrants = [model_entrant(model, tests), *others, *trivial_entrants(tests, given)]
+    return Lineup(checkpoint, suite, subject, tests, guarded(entrants, tests, request.guards))
+
+
+def measure(lineup: Lineup, accelerator: Accelerator) -> Measured:
+    """The evaluation of a lineup. All processes must call it; all get the result."""
+    subject, tests, given = lineup.subject, lineup.tests, lineup.subject.context_frames
+    evaluation = evaluate(lineup.entrants, tests, given, accelerator)
+    if lineup.suite.members and subject.noise > 0:
+        evaluation.reliability, ensembles = reliability(
+            lineup.entrants[0],
+            [test for test in tests if test.split == TEST],
+            given,
+            lineup.suite.members,
+            lineup.suite.ensemble_trajectories,
+            {test.spec.name: subject.noise * dict(subject.noise_scale).get(test.spec.name, 1.0) for test in tests},
+            lineup.suite.seed,
+            accelerator,
+        )
+        for family, table in ensembles.items():
+            for name, figures in table.items():
+                evaluation.families[family][name].update(figures)
+    finer = {}
+    if subject.super_resolution:
+        of_test = {test.spec.name: test for test in tests if test.split == TEST}
+        known = lineup.entrants[0].model.specs
+        finer = super_resolution(
+            lineup.checkpoint.model, known, of_test, subject.super_resolution, subject.horizons, accelerator
+        )
+    report = reports.build(
+        subject, evaluation, finer, _guards_left_out(lineup), accelerator.device, accelerator.num_processes
+    )
+    return Measured(lineup, evaluation, report)
+
+
+def write(measured: Measured, out: Path, device: torch.device) -> None:
+    """Writes the files of an evaluation to the folder `out`. Main process only."""
+    lineup, report = measured.lineup, measured.report
+    specs = {test.spec.name: test.spec for test in lineup.tests}
+    shown_examples = _examples(lineup, measured.evaluation, device)
+    html = page(report, specs, shown_examples, lineup.checkpoint.recipe)
+    reports.write(out, report, measured.trajectories, html)
+
+
+def changed(lineup: Lineup, guards: Sequence[str], noise_scale: Mapping[str, float]) -> Lineup:
+    """The same lineup with other guards, and the ensembles' noise scaled by family."""
+    subject = replace(lineup.subject, guards=tuple(guards), noise_scale=tuple(sorted(noise_scale.items())))
+    return replace(lineup, subject=subject, entrants=guarded(lineup.entrants, lineup.tests, guards))
+
+
+def _guards_left_out(lineup: Lineup) -> dict[str, dict[str, str]]:
+    """By entry, the guards that don't act on it, with the reason."""
+    guards = lineup.entrants[0].guards
+    return {} if guards is None else {name: reasons for name, reasons in guards.left_out.items() if reasons}
+
+
+def _examples(lineup: Lineup, evaluation: Evaluation, device: torch.device) -> dict[str, list[Example]]:
+    """By family of the test split, rollouts of the model and of the zoo."""
+    found = {}
+    shown_entrants = [entrant for entrant in lineup.entrants if entrant.name not in TRIVIAL]
+    for test in lineup.tests:
+        if test.split != TEST:
+            continue
+        ranking, given = evaluation.ranking[test.spec.name], lineup.subject.context_frames
+        found[test.spec.name] = examples(shown_entrants, test, ranking, given, device)
+    return found
 
 
 def _tests(
-    manifest: Manifest, model: Simulator, max_stride: int
-) -> tuple[Simulator, dict[str, TestSet], dict[str, str]]:
-    """The model, fitted to variants of what it knows; the entries to evaluate on; and of the others why not.
+    manifest: Manifest, checkpoint: Checkpoint, suite: Suite, horizons: Sequence[int]
+) -> tuple[Any, list[TestSet], dict[str, str]]:
+    """The model, fitted to variants of what it knows; the test sets; and of the other entries why not.
 
     Raises:
         DataError: there is none, or what there is can't be read.
     """
-    known, matches, left_out = model.specs, {}, {}
+    measured, left_out = {}, {}
     for name, data in manifest.families.items():
-        try:
-            matches[name] = match(data.spec, known, max_stride, reserved=manifest.families)
-        except DataError as error:
-            left_out[name] = str(error)
-            continue
-        if not data.num_trajectories(SPLIT):
-            del matches[name]
-            left_out[name] = f"it has no {SPLIT} split"
-    variants = {name: of.variant for name, of in matches.items() if of.variant is not None}
-    if variants:
-        model, refused = fitted(model, list(variants.values()))
-        left_out |= {name: refused[spec.name] for name, spec in variants.items() if spec.name in refused}
-    tests = {name: _test(manifest, name, of) for name, of in matches.items() if name not in left_out}
-    if not tests:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        has = [split for split in data.splits if data.num_trajectories(split)]
+        measured[name] = splits(suite, has)
+        if not any(split == TEST or split.startswith(OOD) for split in has):
+            left_out[name] = f"it has no {TEST} split"
+    entries = {name: manifest.families[name].spec for name, of in measured.items() if of}
+    stride, given = checkpoint.recipe["data"].get("max_stride", 1), checkpoint.model.context_frames
+    model, matches, unfit = fit(checkpoint.model, entries, stride, manifest.families)
+    left_out |= unfit
+    tests = [
+        _test(manifest, name, split, of, suite, horizons, given)
+        for name, of in matches.items()
+        for split in measured[name]
+    ]
+    tests.sort(key=lambda test: (test.split != TEST, test.split, test.spec.name))
+    if not any(test.split == TEST for test in tests):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "no entry has a test split"
         raise DataError(
-            f"{manifest.path}: nothing to evaluate on ({reasons}); the model knows {', '.join(sorted(known))}. "
-            "Name data with a test split of those (--data), or fine-tune on the new ones first"
+            f"{manifest.path}: nothing to evaluate on ({reasons}); the model knows "
+            f"{', '.join(sorted(checkpoint.model.specs))}. Name data with a test split of those (--data), or fine-tune "
+            "on the new ones first"
         )
     return model, tests, left_out
 
 
-def _test(manifest: Manifest, name: str, of: Match) -> TestSet:
-    data, reader = manifest.families[name], ShardReader(manifest, name, SPLIT)
-    return TestSet(data.spec, data.num_frames[SPLIT], reader, data.regular, of.known_as, of.taken_as)
+def _test(
+    manifest: Manifest, name: str, split: str, of: Match, suite: Suite, horizons: Sequence[int], given: int
+) -> TestSet:
+    data, reader = manifest.families[name], ShardReader(manifest, name, split)
+    return TestSet(
+        data.spec,
+        data.num_frames[split],
+        reader,
+        data.regular,
+        of.known_as,
+        of.taken_as,
+        split,
+        steps(suite, data.spec, horizons, data.num_frames[split], given),
+        chosen(suite, name, split, reader.num_trajectories),
+    )
 
 
-def evaluate_and_write(
-    model: Any,
-    known: Mapping[str, Any],
-    tests: Mapping[str, TestSet],
-    subject: Subject,
-    recipe: Mapping[str, Any],
-    out: Path,
-    accelerator: Accelerator,
-    trained: Simulator | None = None,
-) -> dict[str, Any]:
-    """The report of an evaluation, written to `out` by the main process. All processes must call it.
-
-    `known` are the entries that `model` takes; `trained` is the model before it was fitted to `tests`, if it was.
-
-    Raises:
-        DataError: the model can't be evaluated on `tests`.
-    """
-    check_tests(tests, known, subject.context_frames, subject.horizons)
-    evaluation = evaluate(model, tests, subject.horizons, accelerator)
-    factors = subject.super_resolution
-    finer = super_resolution(trained or model, known, tests, factors, subject.horizons, accelerator) if factors else {}
-    report = reports.build(subject, evaluation, finer, accelerator.device, accelerator.num_processes)
-    if accelerator.is_main_process:
-        shown = {
-            name: examples(model, test, evaluation.ranking[name], subject.horizons, accelerator.device)
-            for name, test in tests.items()
-        }
-        specs = {name: test.spec for name, test in tests.items()}
-        reports.write(out, report, page(report, specs, evaluation.spectra, shown, recipe))
-    accelerator.wait_for_everyone()
-    return report
+def _default_out(checkpoint: Checkpoint, suite: str) -> Path:
+    if checkpoint.run_folder is None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: this checkpoint lies in no run folder; say where to write with --out DIR"
+        )
+    return Path(shown(checkpoint.run_folder / "evaluation" / suite))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable ({error}); name another checkpoint") from None
-
-
-def _run_folder(checkpoint: Path) -> Path | None:
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else None
-
-
-def _run_name(checkpoint: Path, recipe: Mapping[str, Any]) -> str:
-    run = _run_folder(checkpoint)
-    return run.name if run is not None else str(recipe.get("run", {}).get("name", checkpoint.resolve().name))
-
-
-def _default_out(checkpoint: Path, suite: str) -> Path:
-    run = _run_folder(checkpoint)
-    if run is None:
-        raise CheckpointError(f"{checkpoint}: this checkpoint lies in no run folder; say where to write with --out DIR")
-    return Path(_shown(run / "evaluation" / suite))
-
-
-def _recipe_manifest(recipe: Mapping[str, Any], checkpoint: Path) -> str:
-    path = recipe["data"]["manifest"]
+def _recipe_manifest(checkpoint: Checkpoint) -> str:
+    path = checkpoint.recipe["data"]["manifest"]
     if not is_url(path) and not Path(path).exists():
         raise DataError(
-            f"{path}: no such manifest; it is data.manifest in {checkpoint / 'recipe.json'}, taken from the current "
-            "folder. Name the data with --data MANIFEST, or make them with tools/generate.py and tools/shard.py"
+            f"{path}: no such manifest; it is data.manifest in {checkpoint.folder / 'recipe.json'}, taken from the "
+            "current folder. Name the data with --data MANIFEST, or make them with tools/generate.py and tools/shard.py"
         )
     return path
 
@@ -217,9 +312,3 @@ def _other_data(out: Path, subject: Subject) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return before if before != subject.manifest_digest else None
-
-
-def _shown(path: Path) -> str:
-    """The path from the current folder where it lies in it."""
-    whole = path.resolve()
-    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)

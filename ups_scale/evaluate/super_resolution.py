@@ -53,6 +53,11 @@ def check_factors(factors: Sequence[int], decoder: str) -> None:
         )
 
 
+def suits(factors: Sequence[int], decoder: str) -> tuple[int, ...]:
+    """The factors, if a model of `model.decoder` can be asked for them; else none."""
+    return tuple(factors) if decoder == "points" else ()
+
+
 def super_resolution(
     trained: Simulator,
     known: Mapping[str, FamilySpec],

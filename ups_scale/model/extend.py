@@ -60,8 +60,9 @@ def _filled(module: nn.Module, old: nn.Module | None, siblings: dict[str, nn.Mod
     """Copies what is known into a module's own weights; yields the names of those, or rows of those, that are new."""
     rows = getattr(module, "row_names", None)
     old_rows = getattr(old, "row_names", ())
+    known = {} if old is None else dict(old.named_parameters(recurse=False))
     for name, weight in module.named_parameters(recurse=False):
-        source = None if old is None else getattr(old, name)
+        source = known.get(name)
         if rows is None:
             if source is None:
                 yield name

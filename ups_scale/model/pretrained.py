@@ -17,6 +17,7 @@ from torch import Tensor
 from ups_scale.atomic import write_json
 from ups_scale.errors import CheckpointError, RecipeError
 from ups_scale.physics.families import FamilySpec
+from ups_scale.recipe.validate import fill_defaults
 
 if TYPE_CHECKING:
     from ups_scale.model.simulator import Simulator
@@ -74,7 +75,9 @@ def load(cls: type[Simulator], folder: Path, device: torch.device | str, strict:
                 "it there, or train it again"
             )
         specs = [_spec_from_json(entry) for entry in description["specs"]]
-        model = cls(specs, description["model"], description["conditioning"])
+        # A key that came later has its default: models saved before it were made so.
+        sections = fill_defaults({section: description[section] for section in ("model", "conditioning")})
+        model = cls(specs, sections["model"], sections["conditioning"])
         weights = load_file(folder / "model.safetensors", device="cpu")
     except (
         OSError,

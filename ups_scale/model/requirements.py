@@ -8,13 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from ups_scale.errors import DataError, RecipeError
+from ups_scale.model.baselines import check_grid
 from ups_scale.model.embed import MAX_AXES
 from ups_scale.model.places import Places, describe
 from ups_scale.physics.families import FamilySpec
+from ups_scale.recipe.presets import BASELINES
 
 
 def check_family(spec: FamilySpec, model: Mapping[str, Any]) -> None:
     """Raises a `RecipeError` if a model of the settings `model`, a recipe's section, can't take the family."""
+    baseline = model["operator"] in BASELINES
+    if baseline:
+        check_grid(spec, model["operator"])
     if spec.geometry == "points":
         for end, taken in (("encoder", "grid"), ("decoder", "patch")):
             if model[end] == taken:
@@ -31,7 +36,7 @@ def check_family(spec: FamilySpec, model: Mapping[str, Any]) -> None:
     if spec.dimensions > MAX_AXES:
         raise RecipeError(f"family {spec.name} has {spec.dimensions} axes, the model takes at most {MAX_AXES}")
     pairs = model["model_dim"] // model["num_heads"] // 2
-    if pairs < spec.dimensions:
+    if pairs < spec.dimensions and not baseline:
         width, most = model["model_dim"], model["model_dim"] // (2 * spec.dimensions)
         fitting = max(heads for heads in range(1, most + 1) if heads == 1 or width % (4 * heads) == 0)
         raise RecipeError(

@@ -85,6 +85,12 @@ def changed(last_bcx: Tensor, change_bcx: Tensor, size_bc: Tensor, spec: FamilyS
     return last_bcx.index_add(1, dynamic, change_bcx)
 
 
+def renewed(last_bcx: Tensor, values_bcx: Tensor, size_bc: Tensor, spec: FamilySpec, mask_bcx: Tensor | None) -> Tensor:
+    """The last frame with the dynamic fields replaced by `values_bcx` times their sizes, where they have a value."""
+    next_bcx = replaced(last_bcx, values_bcx * per_field(size_bc, spec, values_bcx), spec)
+    return next_bcx if mask_bcx is None else torch.where(mask_bcx, next_bcx, last_bcx)
+
+
 def replaced(last_bcx: Tensor, values_bcx: Tensor, spec: FamilySpec) -> Tensor:
     """The last frame with its dynamic fields replaced."""
     if not spec.static:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,31 @@ from ups_scale.errors import DataError, RecipeError
 from ups_scale.model import geometry as geometries
 from ups_scale.model import pretrained
 from ups_scale.model.any_point import AnyPointDecoder
+from ups_scale.model.baselines import Lifting, PointHead, Trunks
 from ups_scale.model.constants import constant
 from ups_scale.model.decoder import PatchDecoder
 from ups_scale.model.embed import Conditioner
 from ups_scale.model.encoder import GridEncoder
 from ups_scale.model.layout import decoder_kind, encoder_kind, inputs, lattice_of, tiling
 from ups_scale.model.operator import StackedOperator
-from ups_scale.model.places import Asked, Places, ask, num_places, own_places, own_queries
-from ups_scale.model.points import Graph, PointEncoder
+from ups_scale.model.places import Places, ask, describe, num_places, own_places, own_queries
+from ups_scale.model.points import PointEncoder
 from ups_scale.model.queries import Queries
 from ups_scale.model.requirements import check_family, check_places, check_shapes, check_steps
-from ups_scale.model.scales import RMS_FLOOR, changed, per_field, replaced, scales
+from ups_scale.model.rollouts import RECONSTRUCTION, Guard, Rollout, field_frames, latent_frames
+from ups_scale.model.scales import RMS_FLOOR
 from ups_scale.model.u_shaped import UShapedOperator
 from ups_scale.model.window import Window, filled_times
 from ups_scale.physics.families import FamilySpec
+from ups_scale.recipe.presets import BASELINES
 
 # Dimensions: b sample, t context frame, h predicted frame, c field, x space axes or points, p parameter or point,
 # q asked point, d axis, s stream, l token.
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """What a rollout keeps from its first frame to its last."""
-
-    spec: FamilySpec
-    parameters_bp: Tensor
-    geometry: geometries.Geometry | None
-    graph: Graph | None
-    """Which points are near which, for the point encoder."""
-    own: Queries | None
-    """The input's own points, for the any-point decoder."""
-    asked: Asked | None
-    """Where else the fields are asked for."""
-
-
 class Simulator(nn.Module):
-    """One model for many families, on grids and on points. Untrained it is persistence.
+    """One model for many families, on grids and on points. Untrained it is persistence, or zero if `target` is
+    "absolute".
 
     Inputs are divided by the RMS of the context frames, and the predicted change is multiplied by the size to expect of
     it (`model/scales.py`): nothing is taken from frames that are to be predicted. Static fields, and points without a
@@ -75,6 +63,9 @@ class Simulator(nn.Module):
         self.arguments = {"model": dict(model), "conditioning": dict(conditioning)}
         self.context_frames: int = model["context_frames"]
         self.latent: bool = model["prediction"] == "latent"
+        self.target: str = model["target"]
+        self.baseline: bool = model["operator"] in BASELINES
+        """Whether it is a network of other people's (`model/baselines.py`), without tokens and blocks of ours."""
         self.differences = pretrained.Differences()
         """What a file that the weights were loaded from lacked, or had too much."""
         self._settings = dict(model)
@@ -91,13 +82,17 @@ class Simulator(nn.Module):
     def _encoder(self, kind: str) -> nn.Module:
         model, shared = self._settings, ("latent_dim", "context_frames", "channel_separated")
         specs = [spec for name, spec in self.specs.items() if self._encoder_of[name] == kind]
+        if self.baseline:
+            return Lifting(specs, width=model["model_dim"], context_frames=model["context_frames"])
         settings = {key: model[key] for key in shared}
         if kind == "grid":
             return GridEncoder(specs, self.tilings, **settings)
         settings |= {key: model[key] for key in ("supernodes", "supernode_radius", "neighbours", "qk_rmsnorm")}
         return PointEncoder(specs, self.lattices, **settings, num_heads=self._end_heads)
 
-    def _operator(self) -> StackedOperator | UShapedOperator:
+    def _operator(self) -> StackedOperator | UShapedOperator | Trunks:
+        if self.baseline:
+            return Trunks(list(self.specs.values()), self._settings)
         keys = ["depth", "model_dim", "num_heads", "mlp_ratio", "qk_rmsnorm", "drop_path", "latent_dim"]
         settings = {key: self._settings[key] for key in [*keys, "channel_separated"]}
         if self._settings["operator"] == "stacked":
@@ -109,6 +104,8 @@ class Simulator(nn.Module):
     def _decoder(self, kind: str) -> nn.Module:
         model = self._settings
         specs = [spec for name, spec in self.specs.items() if self._decoder_of[name] == kind]
+        if self.baseline:
+            return PointHead(specs, width=model["model_dim"])
         ends = {"latent_dim": model["latent_dim"], "condition_dim": model["model_dim"], "zero": not self.latent}
         if kind == "patch":
             return PatchDecoder(specs, self.tilings, **ends)
@@ -132,7 +129,8 @@ class Simulator(nn.Module):
         return len(inputs(self.specs[family])) if self._settings["channel_separated"] else 1
 
     def num_tokens(self, family: str) -> int:
-        """Latent tokens per frame of a family, of all streams."""
+        """Latent tokens per frame of a family, of all streams. A baseline has none: its frames count as the tokens that
+        patches would give, so that it is trained on the same windows as a model of the same settings."""
         return math.prod(self.lattices[family]) * self.num_streams(family)
 
     def least_rms(self, family: str, device: torch.device) -> Tensor:
@@ -178,33 +176,84 @@ class Simulator(nn.Module):
             DataError: the family is not one the model was built for, or a shape or request does not fit it.
         """
         spec = self._spec(family)
-        check_shapes(spec, self.context_frames, context_btcx, parameters_bp, dt_bt, horizon, mask_btcx)
-        wanted = check_steps(horizon, steps, reconstruct, self.latent)
-        if at is not None:
-            check_places(spec, self._decoder_of[spec.name], at, len(context_btcx))
-        window = Window(context_btcx, mask_btcx).filled(self.context_frames)
-        dt_bt = filled_times(dt_bt, self.context_frames - context_btcx.shape[1], self.context_frames)
+        window, dt_bt, wanted = self._opened(
+            spec, context_btcx, parameters_bp, dt_bt, horizon, mask_btcx, at, steps, reconstruct
+        )
         if self.training and self.context_frames > 1 and self._settings["frame_dropout"] > 0:
             window = window.thinned(self._settings["frame_dropout"])
         rollout = self._prepare(spec, window, parameters_bp, at)
         shift = self._jitter(spec) if at is None else None
         if shift is not None:
             window = window.rolled(*shift)
-        run = self._latent_rollout if self.latent else self._field_rollout
-        frames, reconstruction_bcx = run(rollout, window, dt_bt, horizon, wanted, detach_between)
+        arguments = (self, rollout, window, dt_bt, horizon, wanted, detach_between)
+        found = dict(latent_frames(*arguments, reconstruct=reconstruct) if self.latent else field_frames(*arguments))
+        reconstruction_bcx = found.pop(RECONSTRUCTION, None)
         space = context_btcx.shape[3:] if at is None else num_places(at)
         none_bhcx = context_btcx.new_zeros(len(context_btcx), 0, len(spec.fields), *space)
-        predicted_bhcx = torch.stack(frames, dim=1) if frames else none_bhcx
-        if rollout.asked is not None and rollout.asked.there is not None:
-            predicted_bhcx = torch.where(rollout.asked.there[:, None], predicted_bhcx, math.nan)
-            if reconstruction_bcx is not None:
-                reconstruction_bcx = torch.where(rollout.asked.there, reconstruction_bcx, math.nan)
+        predicted_bhcx = torch.stack(list(found.values()), dim=1) if found else none_bhcx
         if shift is not None:
             back = tuple(-offset for offset in shift[0])
             predicted_bhcx = predicted_bhcx.roll(back, tuple(3 + axis for axis in shift[1]))
             if reconstruction_bcx is not None:
                 reconstruction_bcx = reconstruction_bcx.roll(back, tuple(2 + axis for axis in shift[1]))
         return (predicted_bhcx, reconstruction_bcx) if reconstruct else predicted_bhcx
+
+    def frames(
+        self,
+        context_btcx: Tensor,
+        family: str,
+        parameters_bp: Tensor,
+        dt_bt: Tensor,
+        horizon: int,
+        mask_btcx: Tensor | None = None,
+        *,
+        at: Places | None = None,
+        steps: Collection[int] | None = None,
+        guard: Guard | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(step, frame) one by one, each frame (B, C, *grid) float32 in physical units: what `forward` gives at once.
+
+        Only the last `context_frames` frames are kept, of a latent rollout only the latent state. The arguments are
+        those of `forward`; what is for training (rolled fields, dropped frames) is left out.
+
+        Args:
+            guard: replaces each predicted frame, on the input's own points; later frames of a field rollout are
+                predicted from what it returns, those of a latent one are not.
+
+        Raises:
+            DataError: as `forward`, before the first frame; a guard together with `at`.
+        """
+        spec = self._spec(family)
+        window, dt_bt, wanted = self._opened(spec, context_btcx, parameters_bp, dt_bt, horizon, mask_btcx, at, steps)
+        if at is not None and guard is not None:
+            raise DataError(
+                f"family {spec.name}: guards act on all of the input's own points, and fields are asked for at "
+                f"{describe(at)}: leave out the guards, or `at`"
+            )
+        rollout = self._prepare(spec, window, parameters_bp, at)
+        run = latent_frames if self.latent else field_frames
+        return run(self, rollout, window, dt_bt, max(wanted, default=0), wanted, guard=guard)
+
+    def _opened(
+        self,
+        spec: FamilySpec,
+        context_btcx: Tensor,
+        parameters_bp: Tensor,
+        dt_bt: Tensor,
+        horizon: int,
+        mask_btcx: Tensor | None,
+        at: Places | None,
+        steps: Collection[int] | None,
+        reconstruct: bool = False,
+    ) -> tuple[Window, Tensor, Collection[int]]:
+        """The first window and its times, both with all context frames, and the steps that are wanted, once everything
+        is checked."""
+        check_shapes(spec, self.context_frames, context_btcx, parameters_bp, dt_bt, horizon, mask_btcx)
+        wanted = check_steps(horizon, steps, reconstruct, self.latent)
+        if at is not None:
+            check_places(spec, self._decoder_of[spec.name], at, len(context_btcx))
+        dt_bt = filled_times(dt_bt, self.context_frames - context_btcx.shape[1], self.context_frames)
+        return Window(context_btcx, mask_btcx).filled(self.context_frames), dt_bt, wanted
 
     def save_pretrained(
         self,
@@ -230,70 +279,6 @@ class Simulator(nn.Module):
         loaded, differences = pretrained.load(cls, Path(folder), device, strict)
         loaded.differences = differences
         return loaded
-
-    def _field_rollout(
-        self,
-        rollout: Rollout,
-        window: Window,
-        dt_bt: Tensor,
-        horizon: int,
-        wanted: Collection[int],
-        detach_between: bool,
-    ) -> tuple[list[Tensor], None]:
-        """Each frame from the fields of its own last `context_frames` frames, predicted ones included."""
-        frames = []
-        for step in range(horizon):
-            # The times between the frames of this step's window, and from the last of them to the next frame.
-            times_bt = dt_bt[:, step : step + self.context_frames]
-            rms_bc, size_bc = scales(window.context_btcx, rollout.spec, times_bt, window.counted_btcx)
-            condition_bd = self._condition(rollout, times_bt[:, -1], rms_bc)
-            z_bsld = self._advance(self._encode(rollout, window, rms_bc), condition_bd, rollout.spec)
-            change_bcx = self._decode(z_bsld, condition_bd, rollout.spec, rollout.own)
-            next_bcx = changed(window.last_bcx, change_bcx, size_bc, rollout.spec, window.last_mask_bcx)
-            if step + 1 in wanted and rollout.asked is None:
-                frames.append(next_bcx)
-            elif step + 1 in wanted and rollout.asked is not None:
-                change_bcq = self._decode(z_bsld, condition_bd, rollout.spec, rollout.asked.queries)
-                last_bcq = rollout.asked.interpolate(window.last_bcx)
-                frames.append(changed(last_bcq, change_bcq, size_bc, rollout.spec, None))
-            window = window.slid(next_bcx.detach() if detach_between else next_bcx)
-        return frames, None
-
-    def _latent_rollout(
-        self,
-        rollout: Rollout,
-        window: Window,
-        dt_bt: Tensor,
-        horizon: int,
-        wanted: Collection[int],
-        detach_between: bool,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Encodes once, advances the latent state, decodes where asked: frame k is u_0 + D(z_k) - D(z_0)."""
-        spec, context = rollout.spec, self.context_frames
-        rms_bc, size_bc = scales(window.context_btcx, spec, dt_bt[:, :context], window.counted_btcx)
-        if not spec.steady:  # a solution is not of the size of the guess it starts from
-            size_bc = rms_bc
-        last_bcx, mask_bcx = window.last_bcx, window.last_mask_bcx
-        where = rollout.own
-        if rollout.asked is not None:
-            last_bcx, mask_bcx, where = rollout.asked.interpolate(last_bcx), None, rollout.asked.queries
-        z_bsld = self._encode(rollout, window, rms_bc)
-        # What the fields decode to does not depend on the step: conditions without a time to the next frame.
-        still_bd = self._condition(rollout, torch.full_like(dt_bt[:, 0], math.nan), rms_bc)
-        anchor_bcx = self._decode(z_bsld, still_bd, spec, where)
-        frames = []
-        for step in range(horizon):
-            condition_bd = self._condition(rollout, dt_bt[:, context - 1 + step], rms_bc)
-            z_bsld = z_bsld + self._advance(z_bsld, condition_bd, spec)
-            if step + 1 in wanted:
-                change_bcx = self._decode(z_bsld, still_bd, spec, where) - anchor_bcx
-                frames.append(changed(last_bcx, change_bcx, size_bc, spec, mask_bcx))
-            if detach_between:
-                z_bsld = z_bsld.detach()
-        reconstruction_bcx = replaced(last_bcx, anchor_bcx * per_field(size_bc, spec, anchor_bcx), spec)
-        if horizon == 0:  # the operator takes part in every backward pass (see `idle_share`)
-            reconstruction_bcx = reconstruction_bcx + 0.0 * self._advance(z_bsld, still_bd, spec).sum()
-        return frames, reconstruction_bcx
 
     def _jitter(self, spec: FamilySpec) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Offsets in grid points, each less than a patch, and the space axes that the fields are rolled along: in

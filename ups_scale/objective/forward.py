@@ -65,14 +65,26 @@ def add_noise(
     """
     if largest_sigma == 0:
         return context_btcx
+    sigma = torch.rand(len(context_btcx), *(1,) * (context_btcx.ndim - 1), device=context_btcx.device) * largest_sigma
+    return add_white_noise(context_btcx, torch.randn_like(context_btcx), sigma, mask_btcx, dynamic)
+
+
+def add_white_noise(
+    context_btcx: Tensor,
+    white_btcx: Tensor,
+    sigma: Tensor | float,
+    mask_btcx: Tensor | None = None,
+    dynamic: Sequence[int] | None = None,
+) -> Tensor:
+    """The context frames (B, T, C, *grid) with `white_btcx`, noise of standard deviation 1, times `sigma` (a number, or
+    one per sample) times the RMS of each field over the context; where and in which fields as for `add_noise`."""
     axes = [1, *range(3, context_btcx.ndim)]
     if mask_btcx is None:
         mean_square = context_btcx.square().mean(dim=axes, keepdim=True)
     else:
         total = torch.where(mask_btcx, context_btcx, 0.0).square().sum(dim=axes, keepdim=True)
         mean_square = total / mask_btcx.sum(dim=axes, keepdim=True).clamp_min(1)
-    sigma = torch.rand(len(context_btcx), *(1,) * (context_btcx.ndim - 1), device=context_btcx.device) * largest_sigma
-    noise = sigma * mean_square.sqrt() * torch.randn_like(context_btcx)
+    noise = sigma * mean_square.sqrt() * white_btcx
     if mask_btcx is not None:
         noise = torch.where(mask_btcx, noise, 0.0)
     if dynamic is not None and len(dynamic) < context_btcx.shape[2]:

@@ -114,7 +114,7 @@ def _num_bytes(model: Simulator, family: str, checkpointing: str, batch: int, kn
     training = model.training
     model.train()
     try:
-        with blocks_run_by(model, run), FusedAttention(), kept.listening():
+        with blocks_run_by(model, runner if model.baseline else run), FusedAttention(), kept.listening():
             result = model(*meta_inputs(model, family, batch))
     finally:
         model.train(training)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,30 @@ PEAK_BF16_TFLOPS = {
     "NVIDIA H200": 989.0,
     "NVIDIA H100": 989.0,
     "NVIDIA A100": 312.0,
+}
+
+
+def _transform_flops(x: Tensor, axes: Sequence[int], *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+    """The usual count for a Fourier transform of n values: 5 n log2(n), half of it where one side is real."""
+    larger = x if x.numel() >= out_val.numel() else out_val
+    length = math.prod(larger.shape[axis] for axis in axes)
+    real = not (x.is_complex() and out_val.is_complex())
+    return int(5 * larger.numel() * math.log2(max(length, 2)) / (2 if real else 1))
+
+
+def _product_flops(x: Tensor, y: Tensor, *args: Any, out_val: Tensor, **kwargs: Any) -> int:
+    """A complex multiply-add is four real ones."""
+    return 2 * out_val.numel() * x.shape[-1] * (4 if x.is_complex() else 1)
+
+
+for _count in (_transform_flops, _product_flops):
+    setattr(_count, "_get_raw", True)  # noqa: B010  # torch then hands over tensors, not shapes
+COMPLEX_FLOPS = {
+    torch.ops.aten._fft_r2c: _transform_flops,
+    torch.ops.aten._fft_c2r: _transform_flops,
+    torch.ops.aten._fft_c2c: _transform_flops,
+    torch.ops.aten.bmm: _product_flops,
+    torch.ops.aten.mm: _product_flops,
 }
 
 
@@ -43,7 +68,9 @@ def forward_flops(meta_model: Simulator, family: str, known: dict[Hashable, int]
         known[kind] = counter.get_total_flops() - before
         return out_bsld
 
-    with torch.no_grad(), blocks_run_by(meta_model, run), FlopCounterMode(display=False) as counter:
+    # A network of other people's is run whole.
+    runner = nullcontext() if meta_model.baseline else blocks_run_by(meta_model, run)
+    with torch.no_grad(), runner, FlopCounterMode(display=False, custom_mapping=COMPLEX_FLOPS) as counter:
         meta_model(*meta_inputs(meta_model, family, 1))
     return counter.get_total_flops() + repeated
 

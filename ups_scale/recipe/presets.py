@@ -56,6 +56,11 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+BASELINES = ("fno", "unet", "pdetransformer")
+"""Values of `model.operator` that stand for other people's networks (`model/baselines.py`)."""
+UNET_GROUPS = 8
+WIDTHS_OF_PDE_TRANSFORMER = (96, 192, 384)
+
 REFERENCE_LR = 3e-4
 REFERENCE_BATCH_TOKENS = 262144
 LR_RANGE = (1.5e-4, 6e-4)

@@ -11,11 +11,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ups_scale.errors import RecipeError
+from ups_scale.recipe.presets import BASELINES, UNET_GROUPS, WIDTHS_OF_PDE_TRANSFORMER
 from ups_scale.recipe.types import Recipe
-from ups_scale.recipe.validate import Problem
+from ups_scale.recipe.validate import Problem, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +102,56 @@ def check_data(recipe: Recipe, num_frames: Mapping[str, Mapping[str, int]]) -> N
         raise RecipeError("\n".join(lines))
 
 
-def _heads_divide_width(num_heads: int, model_dim: int) -> str | None:
-    if model_dim % num_heads == 0:
+def _not_for_baselines(wanted: Sequence[Any], found: Any, operator: str) -> str | None:
+    if operator not in BASELINES or found in wanted:
+        return None
+    choices = " or ".join(show(value) for value in wanted)
+    return f'found {show(found)}, which model.operator "{operator}" does not have: use {choices}'
+
+
+def _width_of_baselines(model_dim: int, operator: str) -> str | None:
+    if operator == "unet" and model_dim % UNET_GROUPS:
+        near = max(1, round(model_dim / UNET_GROUPS)) * UNET_GROUPS
+        return (
+            f'found {model_dim}; model.operator "unet" normalises features in {UNET_GROUPS} groups: use a multiple of '
+            f"{UNET_GROUPS}, such as {near}"
+        )
+    if operator == "pdetransformer" and model_dim not in WIDTHS_OF_PDE_TRANSFORMER:
+        sizes = ", ".join(map(str, WIDTHS_OF_PDE_TRANSFORMER))
+        return f'found {model_dim}; model.operator "pdetransformer" comes in the widths {sizes}'
+    return None
+
+
+def _modes_of_fno(modes: Sequence[int] | None, operator: str) -> str | None:
+    if modes is None or operator == "fno":
+        return None
+    return f'found {list(modes)}, which is for model.operator "fno", with model.operator "{operator}"; use null'
+
+
+def _fno_in_fp32(precision: str, operator: str) -> str | None:
+    if operator != "fno" or precision == "fp32":
+        return None
+    return f'found {show(precision)} with model.operator "fno", whose Fourier transforms need float32: use "fp32"'
+
+
+def _absolute_fields(target: str, prediction: str) -> str | None:
+    if target == "change" or prediction == "field":
+        return None
+    return (
+        f'found {show(target)} with model.prediction "latent", which adds its changes to the given frame: use "change"'
+    )
+
+
+def _heads_divide_width(num_heads: int, model_dim: int, operator: str) -> str | None:
+    if operator in BASELINES or model_dim % num_heads == 0:
         return None
     divisors = [n for n in range(1, min(model_dim // 4, 128) + 1) if model_dim % n == 0 and model_dim // n % 4 == 0]
     near = f"; nearest that fits: {min(divisors, key=lambda n: abs(n - num_heads))}" if divisors else ""
     return f"found {num_heads}, which does not divide model.model_dim {model_dim}{near}"
 
 
-def _heads_rotate(model_dim: int, num_heads: int) -> str | None:
-    if model_dim % num_heads or model_dim // num_heads % 4 == 0:
+def _heads_rotate(model_dim: int, num_heads: int, operator: str) -> str | None:
+    if operator in BASELINES or model_dim % num_heads or model_dim // num_heads % 4 == 0:
         return None
     return (
         f"found {model_dim}, which with model.num_heads {num_heads} gives heads of width {model_dim // num_heads}; "
@@ -262,12 +304,35 @@ def _wsd_fits(warmup_ratio: float, decay_ratio: float, name: str) -> str | None:
     )
 
 
+def _needs_validation(asked: Any, every_steps: int) -> str | None:
+    if asked is None or every_steps:
+        return None
+    return f"found {asked} with evaluate.every_steps 0: it is decided at validations; use null, or validate"
+
+
+# What a network of other people's leaves open: all else about it is its own.
+BASELINES_HAVE: Mapping[str, tuple[Any, ...]] = {
+    "model.encoder": ("grid",),
+    "model.decoder": ("patch",),
+    "model.prediction": ("field",),
+    "model.channel_separated": (False,),
+    "model.patch_jitter": (False,),
+    "model.drop_path": (0,),
+    "engine.zero_stage": (0, 1, 2),
+    "engine.activation_checkpointing": ("none", "full"),
+}
+
 RULES = (
     Rule(
         ("data.batch_tokens", "data.draws_per_step", "model.latent_tokens", "curriculum.horizons"), _batch_holds_draws
     ),
-    Rule(("model.num_heads", "model.model_dim"), _heads_divide_width),
-    Rule(("model.model_dim", "model.num_heads"), _heads_rotate),
+    Rule(("model.num_heads", "model.model_dim", "model.operator"), _heads_divide_width),
+    Rule(("model.model_dim", "model.num_heads", "model.operator"), _heads_rotate),
+    *(Rule((key, "model.operator"), partial(_not_for_baselines, wanted)) for key, wanted in BASELINES_HAVE.items()),
+    Rule(("model.model_dim", "model.operator"), _width_of_baselines),
+    Rule(("model.modes", "model.operator"), _modes_of_fno),
+    Rule(("model.target", "model.prediction"), _absolute_fields),
+    Rule(("engine.precision", "model.operator"), _fno_in_fp32),
     Rule(("model.channel_separated", "model.operator", "model.accept_stacked_separated"), _separated_by_choice),
     Rule(("model.u_stages",), _stages_double),
     Rule(("model.depth", "model.u_depths", "model.u_stages", "model.operator"), _depth_of_levels),
@@ -288,4 +353,6 @@ RULES = (
     Rule(("engine.accumulation", "data.draws_per_step"), _accumulation_in_draws),
     Rule(("checkpoint.keep_every", "checkpoint.every_steps"), _kept_are_published),
     Rule(("evaluate.horizons",), _increasing),
+    Rule(("gates.patience", "evaluate.every_steps"), _needs_validation),
+    Rule(("gates.proxy_against", "evaluate.every_steps"), _needs_validation),
 )

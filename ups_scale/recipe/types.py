@@ -22,6 +22,7 @@ class DataSettings:
     """Which shards are read, and how many tokens of each family make an optimizer step."""
 
     manifest: str
+    families: tuple[str, ...] | None
     batch_tokens: int
     sampling_temperature: float
     steady_share: float
@@ -44,9 +45,11 @@ class ModelSettings:
     operator: str
     decoder: str
     prediction: str
+    target: str
     depth: int
     model_dim: int
     num_heads: int
+    modes: tuple[int, ...] | None
     mlp_ratio: float
     qk_rmsnorm: bool
     channel_separated: bool
@@ -170,6 +173,9 @@ class GatesSettings:
     """What a run must reach to go on."""
 
     reconstruction: float
+    patience: int | None
+    proxy_share: float
+    proxy_against: str | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -26,6 +26,10 @@ def unmet(recipe: Recipe, manifest: Manifest, world_size: int) -> list[str]:
     The number of shards is no part of it: readers go by index, so any number of ranks and threads share a shard.
     """
     problems = _said(partial(rules.accumulation, recipe, world_size))
+    try:
+        manifest = chosen(recipe, manifest)
+    except RecipeError as error:
+        return [*problems, *error.problems]
     trained = {name: data for name, data in sorted(manifest.families.items()) if data.num_trajectories("train")}
     if not trained:
         problems.append(f"{manifest.path}: no family has a train split; give tools/shard.py training data too")
@@ -41,6 +45,31 @@ def unmet(recipe: Recipe, manifest: Manifest, world_size: int) -> list[str]:
         problems += _windows(recipe, data.spec, world_size)
     problems += _said(partial(check_cache, recipe, manifest))
     return list(dict.fromkeys(problems))
+
+
+def chosen(recipe: Recipe, manifest: Manifest) -> Manifest:
+    """The data set with those of its entries alone that `data.families` names, and those without a train split that are
+    of the same families.
+
+    Raises:
+        RecipeError: a name that the manifest lacks, or that has no train split; lists those that can be named.
+    """
+    if recipe.data.families is None:
+        return manifest
+    trained = {name: data.spec for name, data in manifest.families.items() if data.num_trajectories("train")}
+    unknown = [name for name in recipe.data.families if name not in trained]
+    if unknown:
+        raise RecipeError(
+            f"data.families: found {', '.join(unknown)}; {manifest.path} has no such entries to train on. It has "
+            f"{', '.join(sorted(trained)) or 'none'}"
+        )
+    families = {trained[name].family for name in recipe.data.families}
+    kept = {
+        name: data
+        for name, data in manifest.families.items()
+        if name in recipe.data.families or (name not in trained and data.spec.family in families)
+    }
+    return replace(manifest, families=kept)
 
 
 def check_cache(recipe: Recipe, manifest: Manifest) -> None:

@@ -3,14 +3,15 @@
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
 
 from ups_scale.data.batch import FieldBatch
 from ups_scale.evaluate.report import Subject
 from ups_scale.evaluate.run import open_accelerator
+from ups_scale.evaluate.suites import SUITES, settings
 from ups_scale.evaluate.testset import TestSet
 from ups_scale.physics.families import FamilySpec
 
@@ -42,30 +43,48 @@ class Tensors:
         dt = torch.full((size, num_frames - 1), math.nan if self.steady else 0.1)
         return FieldBatch(self.family, u, torch.zeros(size, 1), dt, keys, mask)
 
+    def times_between(self, indices, num_frames):
+        return torch.full((len(indices), num_frames - 1), math.nan if self.steady else 0.1)
 
-class Persistence(nn.Module):
-    """Repeats the last given frame."""
+
+class Stub:
+    """A predictor with a simulator's interface: `predict` gives all frames at once."""
 
     context_frames = 2
+    latent = False
+    tilings: ClassVar = {}
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
+    def __init__(self):
+        self.specs = {}
+
+    def frames(
+        self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None, *, at=None, steps=None, guard=None
+    ):
+        assert at is None
+        predicted_bhcx = self.predict(context_btcx, family, dt_bt, horizon, mask_btcx)
+        for k in range(1, horizon + 1):
+            if steps is None or k in steps:
+                yield k, predicted_bhcx[:, k - 1] if guard is None else guard(predicted_bhcx[:, k - 1])
+
+    def predict(self, context_btcx, family, dt_bt, horizon, mask_btcx):
+        """Repeats the last given frame."""
         return context_btcx[:, -1:].repeat(1, horizon, *[1] * (context_btcx.dim() - 2))
 
 
-class Linear(Persistence):
+class Linear(Stub):
     """Goes on with the last change, half of it: better than persistence on slow waves."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
+    def predict(self, context_btcx, family, dt_bt, horizon, mask_btcx):
         steps = torch.arange(1, horizon + 1).reshape(1, -1, *[1] * (context_btcx.dim() - 2))
         return context_btcx[:, -1:] + 0.5 * steps * (context_btcx[:, -1:] - context_btcx[:, -2:-1])
 
 
-class Halfway(Persistence):
+class Halfway(Linear):
     """Goes half of the way from nothing to the solution of a steady family; elsewhere as `Linear`."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
+    def predict(self, context_btcx, family, dt_bt, horizon, mask_btcx):
         if family != "darcy_2d":
-            return Linear.forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx)
+            return super().predict(context_btcx, family, dt_bt, horizon, mask_btcx)
         assert horizon == 1
         assert dt_bt.isnan().all()
         given = context_btcx[:, -1:]
@@ -75,8 +94,8 @@ class Halfway(Persistence):
 class Diverging(Linear):
     """NaN from the third step on, for the waves that start high, and infinite once."""
 
-    def forward(self, context_btcx, family, parameters_bp, dt_bt, horizon, mask_btcx=None):
-        u = super().forward(context_btcx, family, parameters_bp, dt_bt, horizon)
+    def predict(self, context_btcx, family, dt_bt, horizon, mask_btcx):
+        u = super().predict(context_btcx, family, dt_bt, horizon, mask_btcx)
         if family == "advection_1d":
             u[1:, 2:] = math.nan
             u[0, 3:] = math.inf
@@ -165,20 +184,26 @@ def tests():
 
 @pytest.fixture(scope="session")
 def models():
-    return SimpleNamespace(persistence=Persistence(), linear=Linear(), diverging=Diverging(), halfway=Halfway())
+    return SimpleNamespace(persistence=Stub(), linear=Linear(), diverging=Diverging(), halfway=Halfway())
 
 
 @pytest.fixture(scope="session")
 def subject():
+    checkpoint = {
+        "checkpoint": "runs/t-00000000/checkpoints/step-10",
+        "checkpoint_sha256": "ab" * 32,
+        "run": "t-00000000",
+        "step": 10,
+        "params_m": 0.5,
+    }
     return Subject(
-        checkpoint="runs/t-00000000/checkpoints/step-10",
-        checkpoint_sha256="ab" * 32,
+        checkpoint=checkpoint,
+        config_hash="00000000",
         manifest="data/manifest.json",
         manifest_digest="cd" * 32,
         suite="small",
+        suite_hash="0123456789ab",
+        suite_settings=settings(SUITES["small"], (1, 4), 2, ()),
         horizons=(1, 4),
-        run="t-00000000",
-        step=10,
-        params_m=0.5,
         context_frames=2,
     )

@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 import torch
 from small_models import LINE, PLANE, POINTS, STEADY, make
+from suite_runs import written
 
 from ups_scale.data.batch import FieldBatch
 from ups_scale.errors import UserError
 from ups_scale.evaluate import report, testset
-from ups_scale.evaluate.run import evaluate_and_write
 from ups_scale.evaluate.super_resolution import check_factors, coarsened, lines, super_resolution
 from ups_scale.evaluate.testset import TestSet
 from ups_scale.evaluate.variants import fitted
@@ -154,9 +154,9 @@ def test_a_model_without_an_any_point_decoder_is_refused(decoder):
 def test_it_is_in_the_report_the_table_and_the_page(tmp_path, model, tests, subject, accelerator):
     out = tmp_path / "small"
     asked = replace(subject, context_frames=1, horizons=HORIZONS, super_resolution=(2, 4))
-    written = evaluate_and_write(model, model.specs, tests, asked, {}, out, accelerator)
+    made = written(out, model, tests, asked, accelerator)
     jsonschema.validate(json.loads((out / "report.json").read_text()), json.loads(SCHEMA.read_text()))
-    plane = written["super_resolution"]["reaction_diffusion_2d"]
+    plane = made["super_resolution"]["reaction_diffusion_2d"]
     assert set(plane["4x"]) == {"left_out"}
     rows = [tuple(row) for row in csv.reader(io.StringIO((out / "table.csv").read_text()))]
     value = repr(plane["2x"]["fields"]["inhibitor"]["interpolation"]["nrmse@3"])
@@ -164,10 +164,10 @@ def test_it_is_in_the_report_the_table_and_the_page(tmp_path, model, tests, subj
     html = (out / "report.html").read_text()
     assert html.count("<h3>Super-resolution</h3>") == 2
     assert "left out: of its grid of 16 x 8 points fewer than 4 along an axis would be left" in html
-    shown = list(lines(written))
+    shown = list(lines(made))
     assert len(shown) == 4
     assert shown[0].startswith("super-resolution 2x, advection_1d: nrmse @1 ")
     assert "left out: of its grid" in shown[-1]
-    assert report.saved(out, asked) == written
-    assert report.saved(out, replace(asked, super_resolution=())) == written
+    assert report.saved(out, asked) == made
+    assert report.saved(out, replace(asked, super_resolution=())) == made
     assert report.saved(out, replace(asked, super_resolution=(2, 8))) is None

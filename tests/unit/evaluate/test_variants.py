@@ -1,15 +1,13 @@
 """How data that differ from the training data are taken: as what, with which scales, and what is refused and why."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from small_models import LINE, PLANE, POINTS, TORUS, inputs, make
 
 from ups_scale.errors import DataError
-from ups_scale.evaluate import run as running
-from ups_scale.evaluate.testset import check_tests
+from ups_scale.evaluate.loading import fit
 from ups_scale.evaluate.variants import fitted, match, same_extents
 
 KNOWN = {spec.name: spec for spec in (LINE, PLANE, TORUS)}
@@ -129,26 +127,15 @@ def test_what_needs_untrained_weights_is_refused():
     assert fitted(model, [crowded])[1]["crowded"].startswith("the model can't take it: family crowded has 4 axes")
 
 
-def manifest_of(*specs):
-    families = {
-        spec.name: SimpleNamespace(spec=spec, regular=True, num_frames={"test": 8}, num_trajectories=lambda split: 2)
-        for spec in specs
-    }
-    return SimpleNamespace(path="m.json", families=families)
-
-
-def test_entries_of_a_manifest_are_taken_fitted_or_left_out(monkeypatch):
-    monkeypatch.setattr(running, "ShardReader", lambda *_: SimpleNamespace(num_trajectories=2))
-    model = make(specs=[LINE, TORUS])
+def test_entries_are_taken_fitted_or_left_out():
     slow = replace(LINE, name="advection_1d-slow", dt=7.0)
-    larger, tests, left_out = running._tests(manifest_of(LINE, FINER, PLANE, slow), model, 1)
-    assert {name: test.family for name, test in tests.items()} == {
+    entries = {spec.name: spec for spec in (LINE, FINER, PLANE, slow)}
+    larger, matches, left_out = fit(make(specs=[LINE, TORUS]), entries, 1, entries)
+    assert {name: of.known_as for name, of in matches.items()} == {
         "advection_1d": "advection_1d",
         "navier_stokes_2d": "navier_stokes_2d-32x16",
     }
-    assert tests["navier_stokes_2d"].spec.u_rms == FINER.u_rms
     assert larger.specs["navier_stokes_2d-32x16"].u_rms == TORUS.u_rms
+    assert "trained on grid 16 x 8" in matches["navier_stokes_2d"].taken_as
     assert set(left_out) == {"reaction_diffusion_2d", "advection_1d-slow"}
-    check_tests(tests, larger.specs, 1, (1, 4))
-    with pytest.raises(DataError, match=r"m.json: nothing to evaluate on \(.*7 s apart.*the model knows advection_1d"):
-        running._tests(manifest_of(slow), model, 1)
+    assert "7 s apart" in left_out["advection_1d-slow"]

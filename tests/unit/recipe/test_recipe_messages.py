@@ -90,6 +90,49 @@ def test_schema_problem(refusal: Refusal, document: dict[str, Any], line: str) -
             "model.latent_tokens 64 x longest horizon 32",
         ),
         (
+            {"gates": {"patience": 3}, "evaluate": {"every_steps": 0}},
+            "gates.patience: found 3 with evaluate.every_steps 0: it is decided at validations; use null, or validate",
+        ),
+        (
+            {"model": {"operator": "fno", "drop_path": 0}},
+            'engine.precision: found "bf16" with model.operator "fno", whose Fourier transforms need float32: use '
+            '"fp32"',
+        ),
+        (
+            {"model": {"operator": "unet", "drop_path": 0, "model_dim": 100, "num_heads": 7}},
+            'model.model_dim: found 100; model.operator "unet" normalises features in 8 groups: use a multiple of 8, '
+            "such as 96",
+        ),
+        (
+            {"model": {"operator": "pdetransformer", "drop_path": 0, "model_dim": 128}},
+            'model.model_dim: found 128; model.operator "pdetransformer" comes in the widths 96, 192, 384',
+        ),
+        (
+            {"model": {"operator": "unet"}},
+            'model.drop_path: found 0.1, which model.operator "unet" does not have: use 0',
+        ),
+        (
+            {"model": {"operator": "unet", "drop_path": 0, "prediction": "latent"}},
+            'model.prediction: found "latent", which model.operator "unet" does not have: use "field"',
+        ),
+        (
+            {"model": {"operator": "unet", "drop_path": 0}, "engine": {"zero_stage": 3}},
+            'engine.zero_stage: found 3, which model.operator "unet" does not have: use 0 or 1 or 2',
+        ),
+        (
+            {"model": {"modes": [16, 8, 4]}},
+            'model.modes: found [16, 8, 4], which is for model.operator "fno", with model.operator "stacked"; use null',
+        ),
+        (
+            {"model": {"target": "absolute", "prediction": "latent"}},
+            'model.target: found "absolute" with model.prediction "latent", which adds its changes to the given frame: '
+            'use "change"',
+        ),
+        (
+            {"data": {"families": []}},
+            "data.families: found []; allowed: a list of 1 to 1000 strings or null",
+        ),
+        (
             {"checkpoint": {"keep_every": 999}},
             "checkpoint.keep_every: found 999, less than checkpoint.every_steps 1000; use 0 or at least 1000",
         ),

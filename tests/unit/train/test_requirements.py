@@ -13,8 +13,9 @@ import mixed_shards
 import pytest
 
 from ups_scale.data.manifest import Manifest, load_manifest
+from ups_scale.errors import RecipeError
 from ups_scale.recipe import load
-from ups_scale.train.requirements import trained_specs, unmet
+from ups_scale.train.requirements import chosen, trained_specs, unmet
 
 DEMO = Path(__file__).parents[3] / "recipes" / "demo.json"
 RECIPE = load(DEMO, ["evaluate.every_steps=0"])  # patches of 4
@@ -53,6 +54,31 @@ def test_the_model_is_built_for_what_is_trained_on(data: Callable[..., Manifest]
     assert specs == [manifest.families[spec.name].spec for spec in specs]
     assert notes == []
     assert unmet(RECIPE, manifest, 1) == [], "what is not trained on asks nothing"
+
+
+def test_a_model_can_be_trained_on_some_of_the_entries(data: Callable[..., Manifest]) -> None:
+    def with_tests(families: dict[str, Any]) -> None:
+        with_test_at(families, "waves_1d-37", 37)
+        with_test_at(families, "darcy_2d-37", 37)
+
+    manifest = data(with_tests)
+    recipe = load(DEMO, ["evaluate.every_steps=0", 'data.families=["waves_1d"]'])
+    some = chosen(recipe, manifest)
+    # What is for evaluation stays if it is of the same family.
+    assert list(some.families) == ["waves_1d", "waves_1d-37"]
+    assert some.digest == manifest.digest
+    assert [spec.name for spec in trained_specs(recipe, some)[0]] == ["waves_1d"]
+    assert unmet(recipe, manifest, 1) == []
+    assert chosen(RECIPE, manifest) is manifest
+
+
+def test_entries_that_there_are_not_are_refused_with_those_that_there_are(data: Callable[..., Manifest]) -> None:
+    manifest = data(lambda families: with_test_at(families, "waves_1d-37", 37))
+    recipe = load(DEMO, ["evaluate.every_steps=0", 'data.families=["waves_1d-37", "wave_1d"]'])
+    text = "data.families: found waves_1d-37, wave_1d; .* no such entries to train on. It has darcy_2d, waves_1d"
+    with pytest.raises(RecipeError, match=text):
+        chosen(recipe, manifest)
+    assert [re.search(text, problem) is not None for problem in unmet(recipe, manifest, 1)] == [True]
 
 
 def test_patches_that_overlap_are_said(data: Callable[..., Manifest]) -> None:

@@ -1,0 +1,96 @@
+"""An evaluation meets the champion of its task: judged, recorded, put in its place, queued for the full suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ups_scale.errors import UserError, remedy
+from ups_scale.evaluate import waiting
+from ups_scale.evaluate.champion import FIRST, Judgement, judge
+from ups_scale.evaluate.champions import champion, open_task, promote, read_lines, record, task_name
+from ups_scale.evaluate.gates import Bars
+
+SMALL, FULL = "small", "full"
+
+
+def contest(
+    root: Path,
+    report: Mapping[str, Any],
+    trajectories: Mapping[str, Any],
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    bars: Bars | None = None,
+    after: Judgement | None = None,
+    champion_again: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
+) -> Judgement:
+    """Judges an evaluation against its task's champion by the same suite, records it, and puts it in its place if it
+    wins; the winner of the small suite waits for the full one from then on.
+
+    Judged and promoted under one lock: of two evaluations at once, the second meets the first one's result.
+
+    Args:
+        after: the judgement whose fail-safes this evaluation tried.
+        champion_again: report and trajectories of the champion evaluated anew with the same guards, for such a second
+            try.
+
+    Raises:
+        UserError: see the messages.
+    """
+    task, suite = task_name(report), str(report["suite"])
+    with open_task(root, task) as folder:
+        history = read_lines(folder / "history.jsonl")
+        holder = champion(root, task, suite)
+        old: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None)
+        if holder is not None:
+            old = holder.report, holder.trajectories
+        if old[0] is not None and champion_again is not None:
+            _check_again(old[0], champion_again[0])
+            old = champion_again
+        itself = old[0] is not None and report["checkpoint_sha256"] == old[0].get("checkpoint_sha256")
+        renewed = itself and old[0] is not None and report.get("suite_hash") != old[0].get("suite_hash")
+        bars = Bars() if bars is None else bars
+        result = judge(
+            report,
+            trajectories,
+            None if renewed else old[0],
+            None if renewed else old[1],
+            bars,
+            recipe=recipe,
+            champion_recipe=None if holder is None else holder.recipe,
+            after=after,
+            won_small=suite == FULL and _won_small(history, report),
+        )
+        if renewed:
+            stays = "this evaluation replaces the former" if result.promoted else "the former evaluation stays"
+            kept = f"the champion itself, by a suite that has changed since: {stays}"
+            others = tuple(reason for reason in result.reasons if reason != FIRST)
+            result = replace(result, against=str(report["run"]), reasons=(kept, *others))
+        try:
+            if suite == SMALL and (result.promoted or itself):
+                waiting.queue(folder, report["checkpoint"], report["checkpoint_sha256"], report["manifest"], FULL)
+            if result.promoted:
+                promote(folder, report, trajectories, recipe, result)
+            record(folder, report, result)
+        except OSError as error:
+            what = remedy(error, "name another --champions")
+            raise UserError(f"{folder}: can't be written ({error.strerror}); {what}, and evaluate again") from None
+        return result
+
+
+def _won_small(history: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> bool:
+    """Whether this checkpoint was promoted by the small suite."""
+    sha = report["checkpoint_sha256"]
+    return any(
+        line.get("suite") == SMALL and line.get("promoted") and line.get("checkpoint_sha256") == sha for line in history
+    )
+
+
+def _check_again(stored: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    if stored.get("checkpoint_sha256") != again.get("checkpoint_sha256"):
+        raise UserError(
+            f"the champion is checkpoint {str(stored.get('checkpoint_sha256'))[:8]}, but what was evaluated again in "
+            f"its place is {str(again.get('checkpoint_sha256'))[:8]}: another one won meanwhile; evaluate once more"
+        )
