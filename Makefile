@@ -29,7 +29,9 @@ demo: setup
 	$(BIN)/python tools/evaluate.py --checkpoint $$($(BIN)/python launch/pretrain.py --recipe recipes/demo.json --where) --suite small
 
 test: setup
-	$(BIN)/python -m pytest -q
+	@# a file at a time on each of two cores; those that start ranks or measure time have the machine to themselves
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/recipes
+	$(BIN)/python -m pytest -q tests/distributed tests/faults tests/golden tests/published
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

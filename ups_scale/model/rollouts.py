@@ -28,6 +28,8 @@ Guard = Callable[[Tensor], Tensor]
 """Takes a predicted frame, (B, C, *X) in physical units, and returns the one to put in its place."""
 Following = Callable[[Tensor, Tensor, Tensor, FamilySpec, Tensor | None], Tensor]
 """The frame after one: `scales.changed` or `scales.renewed`."""
+Shift = tuple[tuple[int, ...], tuple[int, ...]]
+"""Offsets in grid points, and the space axes, counted from 0, that fields are rolled along by them."""
 RECONSTRUCTION = 0  # the step under which a latent rollout gives what the last context frame is reconstructed as
 
 
@@ -74,8 +76,12 @@ def field_frames(
         if model.target == "absolute":  # a solution is not of the size of the guess it starts from
             following, sizes = renewed, size_bc if spec.steady else rms_bc
         condition_bd = model._condition(rollout, times_bt[:, -1], rms_bc)
-        z_bsld = model._advance(model._encode(rollout, window, rms_bc), condition_bd, spec)
+        shift = model._next_patches(spec, step) if rollout.asked is None else None
+        moved = window if shift is None else window.rolled(*shift)
+        z_bsld = model._advance(model._encode(rollout, moved, rms_bc), condition_bd, spec)
         change_bcx = model._decode(z_bsld, condition_bd, spec, rollout.own)
+        if shift is not None:
+            change_bcx = rolled_back(change_bcx, shift, axis=2)
         next_bcx = following(window.last_bcx, change_bcx, sizes, spec, window.last_mask_bcx)
         if guard is not None:
             next_bcx = guard(next_bcx)
@@ -86,6 +92,20 @@ def field_frames(
         window = window.slid(next_bcx.detach() if detach_between else next_bcx)
         if step in wanted:
             yield step, rollout.shown(frame)
+
+
+def van_der_corput(number: int) -> float:
+    """0, 1/2, 1/4, 3/4, 1/8, ...: numbers in [0, 1), each far from those just before it."""
+    found, part = 0.0, 0.5
+    while number:
+        found, part, number = found + part * (number & 1), part / 2, number >> 1
+    return found
+
+
+def rolled_back(u: Tensor, shift: Shift, axis: int) -> Tensor:
+    """Undoes a roll of fields whose space begins at the dimension `axis`."""
+    offsets, axes = shift
+    return u.roll(tuple(-offset for offset in offsets), tuple(axis + number for number in axes))
 
 
 def latent_frames(

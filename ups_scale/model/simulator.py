@@ -26,7 +26,7 @@ from ups_scale.model.places import Places, ask, describe, num_places, own_places
 from ups_scale.model.points import PointEncoder
 from ups_scale.model.queries import Queries
 from ups_scale.model.requirements import check_family, check_places, check_shapes, check_steps
-from ups_scale.model.rollouts import RECONSTRUCTION, Guard, Rollout, field_frames, latent_frames
+from ups_scale.model.rollouts import RECONSTRUCTION, Guard, Rollout, Shift, field_frames, latent_frames, rolled_back, van_der_corput
 from ups_scale.model.scales import RMS_FLOOR
 from ups_scale.model.u_shaped import UShapedOperator
 from ups_scale.model.window import Window, filled_times
@@ -192,10 +192,9 @@ class Simulator(nn.Module):
         none_bhcx = context_btcx.new_zeros(len(context_btcx), 0, len(spec.fields), *space)
         predicted_bhcx = torch.stack(list(found.values()), dim=1) if found else none_bhcx
         if shift is not None:
-            back = tuple(-offset for offset in shift[0])
-            predicted_bhcx = predicted_bhcx.roll(back, tuple(3 + axis for axis in shift[1]))
+            predicted_bhcx = rolled_back(predicted_bhcx, shift, axis=3)
             if reconstruction_bcx is not None:
-                reconstruction_bcx = reconstruction_bcx.roll(back, tuple(2 + axis for axis in shift[1]))
+                reconstruction_bcx = rolled_back(reconstruction_bcx, shift, axis=2)
         return (predicted_bhcx, reconstruction_bcx) if reconstruct else predicted_bhcx
 
     def frames(
@@ -280,15 +279,30 @@ class Simulator(nn.Module):
         loaded.differences = differences
         return loaded
 
-    def _jitter(self, spec: FamilySpec) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """Offsets in grid points, each less than a patch, and the space axes that the fields are rolled along: in
-        training, on periodic axes, so that no error grows along the borders of patches (arXiv 2511.15684)."""
-        if not (self.training and self._settings["patch_jitter"]) or self._encoder_of[spec.name] != "grid":
+    def _jitter(self, spec: FamilySpec) -> Shift | None:
+        """In training, by how much fields are rolled on periodic axes before they are cut in patches: at random, each
+        offset less than a patch, so that no error grows along the borders of patches (arXiv 2511.15684)."""
+        if not self.training:
             return None
-        axes = [axis for axis, wraps in enumerate(spec.periodic) if wraps]
+        patch = self._rolled_patch(spec)
+        offsets = tuple(int(torch.randint(size, ())) for size in patch.values())  # on the CPU: nothing waits for it
+        return (offsets, tuple(patch)) if any(offsets) else None
+
+    def _next_patches(self, spec: FamilySpec, step: int) -> Shift | None:
+        """In evaluation, the same for a step of a field rollout: by turns as far apart as can be (van der Corput), so
+        that no two steps in a row have their borders in the same place; the first step has none."""
+        if self.training:
+            return None
+        patch = self._rolled_patch(spec)
+        offsets = tuple(int(size * van_der_corput(step - 1)) for size in patch.values())
+        return (offsets, tuple(patch)) if any(offsets) else None
+
+    def _rolled_patch(self, spec: FamilySpec) -> dict[int, int]:
+        """Points of a patch along each axis that fields may be rolled along before they are cut."""
+        if not self._settings["patch_jitter"] or self._encoder_of[spec.name] != "grid" or self.baseline:
+            return {}
         patch = self.tilings[spec.name].patch
-        offsets = tuple(int(torch.randint(patch[axis], ())) for axis in axes)  # on the CPU: nothing waits for it
-        return (offsets, tuple(axes)) if any(offsets) else None
+        return {axis: patch[axis] for axis, wraps in enumerate(spec.periodic) if wraps}
 
     def _prepare(self, spec: FamilySpec, window: Window, parameters_bp: Tensor, at: Places | None) -> Rollout:
         lattice, mask_bcx = self.lattices[spec.name], window.last_mask_bcx
