@@ -21,20 +21,23 @@ def evaluation(
     noise: float = 0.0,
     num: int = 24,
     families: tuple[str, ...] = FAMILIES,
+    clock: float = 0.1,
     **physics: float,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """report.json and trajectories.json of the checkpoint `name`.
 
     Trajectories of the same `seed` are as hard for every checkpoint; each nRMSE is `factor` times that (of all families
-    or by name), and has a relative noise of its own that depends on `name`. `physics` sets figures, such as `ece=0.1`.
+    or by name), and has a relative noise of its own that depends on `name`; so has each family's time, of `clock`.
+    `physics` sets figures, such as `ece=0.1`.
     """
     own = np.random.default_rng([seed, int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)])
+    late = np.random.default_rng([seed, int(hashlib.sha256(name.encode()).hexdigest()[8:16], 16)])
     figures = {"conservation_gap": 1e-3, "bc_violation": 0.02, "ece": 0.08, "spread_skill": 1.0} | physics
     report: dict[str, Any] = {
         "format": 1,
         "suite": "small",
         "suite_hash": f"hash{seed}{num}{'-'.join(families)}",
-        "suite_settings": {"splits": ["test"], "horizons": list(STEPS), "trajectories": num},
+        "suite_settings": {"splits": ["test"], "horizons": list(STEPS), "trajectories": num, "members": 8},
         "checkpoint": f"runs/{name}/checkpoints/step-100",
         "checkpoint_sha256": hashlib.sha256(name.encode()).hexdigest(),
         "run": name,
@@ -43,6 +46,9 @@ def evaluation(
         "manifest_digest": "cd" * 32,
         "date": "2026-01-01T00:00:00+00:00",
         "guards": [],
+        "noise": 0.03,
+        "noise_scale": {},
+        "num_processes": 1,
         "families": {},
         "efficiency": {},
     }
@@ -62,7 +68,8 @@ def evaluation(
             "zero": {f"nrmse@{k}": 1.0 for k in STEPS},
             "fields": {"u": {}},
         }
-        report["efficiency"][family] = {"batch": 8, "steps": 16, "wall_clock_s": 0.5, "device": "cpu"}
+        seconds = 0.5 * float(np.exp(clock * late.standard_normal()))
+        report["efficiency"][family] = {"batch": 8, "steps": 16, "wall_clock_s": seconds, "device": "cpu"}
         trajectories["families"][family] = {
             "keys": [f"{family}-{i:03d}" for i in range(num)],
             "nrmse": {

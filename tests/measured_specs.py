@@ -1,6 +1,7 @@
 """Small descriptions of data for tests of metrics."""
 
 from ups_scale.physics.families import FamilySpec
+from ups_scale.physics.invariants import quantities
 
 
 def spec_of(name="burgers_1d", grid=(16,), kind="periodic", fields=("u",), **more):
@@ -18,3 +19,8 @@ def spec_of(name="burgers_1d", grid=(16,), kind="periodic", fields=("u",), **mor
         "dt": 0.1,
     }
     return FamilySpec(**(asked | more))
+
+
+def conserved(spec):
+    """The names of what is constant in time under the data's boundaries."""
+    return tuple(dict.fromkeys(quantity.name for quantity in quantities(spec) if quantity.is_closed))

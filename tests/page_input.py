@@ -153,6 +153,7 @@ def full_report(specs=SPECS):
         "budgets": {first: {"integral": {"truth": [0.0] * 6, "model": [1e-3] * 6, "persistence": [0.0] * 6}}},
         "reliability": {
             first: {"members": 8, "noise": 0.02, "step": 6, "levels": levels, "coverage": levels, "sharpness": 0.125}
+            | {"interval": {"low": levels, "high": levels, "ece_low": 0.015, "ece_high": 0.0301}}
         },
         "diverged": {first: {"fno": {"advection_1d-000002": 5}}},
         "champion": {

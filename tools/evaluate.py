@@ -41,7 +41,10 @@ def main() -> None:
     )
     parser.add_argument("--suite", default="small", help="what to measure: small (default) or full; docs/evaluation.md")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: <run>/evaluation/<suite>/ of the run)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: <run>/evaluation/<suite>/, with guards <suite>-<guards>/)",
     )
     parser.add_argument(
         "--zoo",
@@ -72,7 +75,7 @@ def main() -> None:
         "--champions",
         type=Path,
         metavar="DIR",
-        help="where champions are (default: champions/ beside the run root)",
+        help="where champions are (default: champions/ beside the run root; with --queued, champions/ here)",
     )
     parser.add_argument(
         "--no-champion", action="store_true", help="neither compare with the champion, nor promote, nor queue"
@@ -83,10 +86,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from ups_scale.evaluate.run import Request, open_accelerator
-    from ups_scale.evaluate.standing import evaluate_and_judge, evaluate_queued
+    from ups_scale.evaluate.standing import DEFAULT, evaluate_and_judge, evaluate_queued
 
-    if arguments.queued and (arguments.out or arguments.data or arguments.no_champion):
-        raise UserError("--queued takes data and place from the queue: leave out --out, --data and --no-champion")
+    if arguments.queued and (arguments.out or arguments.data or arguments.no_champion or arguments.guards):
+        raise UserError(
+            "--queued takes data, guards and place from the queue: leave out --out, --data, --guards and --no-champion"
+        )
     if arguments.noise is not None and arguments.noise < 0:
         raise UserError(f"--noise {arguments.noise}: a part of the fields' RMS, from 0 (no ensembles)")
     request = Request(
@@ -103,7 +108,7 @@ def main() -> None:
     # Notices on the way are for people: with --json, standard output is the report alone.
     with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         if arguments.queued:
-            done = evaluate_queued(arguments.champions or Path("champions"), accelerator, request)
+            done = evaluate_queued(arguments.champions or DEFAULT, accelerator, request)
         else:
             champions = None if arguments.no_champion else arguments.champions
             done = [
@@ -150,6 +155,8 @@ def _show(standing: Standing) -> None:
         print(f"replaced the evaluation on other data (digest {done.replaced_data[:12]}); --out keeps them apart")
     if done.already_there:
         print(f"already evaluated on {report['date']}; --force does it again")
+        if done.new_report:
+            print("judged now: report.json and the leaderboard say so, report.html stays as it was")
     print(f"report: {done.out / 'report.html'}")
 
 

@@ -37,6 +37,12 @@ def main() -> None:
     )
     parser.add_argument("--horizon", type=int, metavar="N", help="steps (default: the recipe's longest)")
     parser.add_argument("--guards", type=_names, default=(), metavar="G,G", help=f"some of {GUARDS} (default none)")
+    parser.add_argument(
+        "--until-horizon",
+        action="store_true",
+        help="end a trajectory at the first step whose correlation with the truth is under 0.8, and say which it is; "
+        "--horizon is then by default all that the data hold, and no more than that",
+    )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument("--out", type=Path, metavar="FILE.hdf5", help="default: <run>/rollouts/<family>-<split>.hdf5")
@@ -53,6 +59,7 @@ def main() -> None:
         trajectories=arguments.trajectories,
         horizon=arguments.horizon,
         guards=arguments.guards,
+        until_horizon=arguments.until_horizon,
         dtype=arguments.dtype,
         device=arguments.device,
         out=arguments.out,
@@ -77,6 +84,9 @@ def main() -> None:
     for name, of in done["budgets"].items():
         if of["closed"]:
             print(f"budget {name}: at most {of['total']:.3g} in total, {of['per_step']:.3g} in a step")
+    for key, step in done.get("first_below", {}).items():
+        told = f"under 0.8 at step {step}, where it ends" if step else f"0.8 or more at all {done['horizon']} steps"
+        print(f"{key}: correlation {told}")
     for key, step in done["not_finite"].items():
         print(f"{key}: not finite from step {step} on")
     print(f"file: {done['out']}")

@@ -17,6 +17,7 @@ from ups_scale.evaluate.failsafe import Failsafe, find, tried
 from ups_scale.evaluate.gates import (
     ALL,
     Bars,
+    ece_gates,
     horizon_gates,
     persistence_gates,
     physics_gates,
@@ -121,16 +122,16 @@ def judge(
     better = gain.improvement >= bars.margin and gain.improvement > bars.sigmas * gain.sigma
     for gate in gates:
         gate["champion"] = old[gate["family"]]["model"].get(f"nrmse@{gate['horizon']}")
+    calibration, uncalibrated = ece_gates(bars, candidate, champion)
     gates += [
         _nrmse_gate(comparison, old, step, gain.improvement, max(bars.margin, bars.sigmas * gain.sigma), better),
         *ratio_gates("conservation_gap", "conservation_gap", bars.conservation_gap, families, old),
         *ratio_gates("bc_violation", "bc_violation", bars.bc_violation, families, old),
-        *ratio_gates("ece", "ece", bars.ece, families, old),
-        *ratio_gates("ece_promotion", "ece", bars.ece_promotion, families, old),
+        *calibration,
         *physics_gates(bars, step, families, old),
         *horizon_gates(bars, step, horizon_change(trajectories, champion_trajectories)),
     ]
-    timed, untimed = wall_clock_gates(bars, step, candidate.get("efficiency", {}), champion.get("efficiency", {}))
+    timed, untimed = wall_clock_gates(bars, step, candidate, champion)
     gates += timed
     guards = _guards_gate(candidate, champion, step)
     gates += [guards] if guards else []
@@ -138,7 +139,7 @@ def judge(
     told = (
         reasons.gain(gain, step, bars, better, comparison.single),
         *reasons.failed(gates),
-        *((untimed,) if untimed else ()),
+        *(why for why in (uncalibrated, untimed) if why),
         *reasons.diverged(comparison),
     )
     failsafes = () if promoted or after is not None else find(candidate, champion, gates)
@@ -159,6 +160,18 @@ def judge(
         ),
         [] if after is None else tried(after.failsafes, after.gates, gates, promoted),
     )
+
+
+def still_champion(report: Mapping[str, Any], champion: Mapping[str, Any], since: str) -> Judgement:
+    """The judgement of the champion's checkpoint, evaluated again by the same suite: it is the champion `since` then,
+    for it won that place once. Its gates are those of the trivial predictors alone."""
+    gates = persistence_gates(_families(report, "candidate"))
+    of = ", ".join(champion.get("guards", ())) or "none"
+    same = f"the champion itself, since {since}: its evaluation of then (guards: {of}) stays"
+    _, _, following = verdict.lines(report, champion, gates, None, None, True, None)
+    lines = ("changed: nothing, it is the champion itself", f"why: {same}", following)
+    told = (same, *reasons.failed(gates))
+    return Judgement(gates, True, str(champion["run"]), None, None, None, None, Bars().margin, {}, told, (), lines)
 
 
 def _families(report: Mapping[str, Any], whose: str) -> Mapping[str, Any]:

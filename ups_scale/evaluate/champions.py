@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_scale import atomic
+from ups_scale.data.remote import is_url
 from ups_scale.errors import UserError, remedy
 from ups_scale.evaluate.champion import Judgement
 
@@ -58,6 +59,15 @@ def task_name(report: Mapping[str, Any]) -> str:
     parts = str(report["manifest"]).replace("\\", "/").split("/")
     folder = parts[-2] if len(parts) > 1 else "data"
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder).strip('.-') or 'data'}-{report['manifest_digest'][:8]}"
+
+
+def told(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a report beside its files; paths don't depend on the folder that one stands in."""
+    kept = {key: report[key] for key in KEYS if key in report}
+    for key in ("checkpoint", "manifest"):
+        if not is_url(kept[key]):
+            kept[key] = str(Path(kept[key]).resolve())
+    return kept
 
 
 def champion(root: Path, task: str, suite: str) -> Champion | None:
@@ -141,7 +151,7 @@ def promote(
         "format": FORMAT,
         "task": folder.name,
         "suite": report["suite"],
-        **{key: report[key] for key in KEYS if key in report},
+        **told(report),
         "promoted": _now(),
         **{key: value for key, value in judgement.as_dict().items() if key not in ("promoted", "families", "reasons")},
         "figures": {
@@ -160,7 +170,7 @@ def record(folder: Path, report: Mapping[str, Any], judgement: Judgement) -> Non
     line = {
         "date": _now(),
         "suite": report["suite"],
-        **{key: report[key] for key in KEYS if key in report and key != "date"},
+        **{key: value for key, value in told(report).items() if key != "date"},
         **judgement.as_dict(),
         "verdict": list(judgement.verdict),
         "failsafe": judgement.tried,

@@ -9,9 +9,10 @@ from typing import Any
 
 from ups_scale.errors import UserError, remedy
 from ups_scale.evaluate import waiting
-from ups_scale.evaluate.champion import FIRST, Judgement, judge
-from ups_scale.evaluate.champions import champion, open_task, promote, read_lines, record, task_name
+from ups_scale.evaluate.champion import FIRST, Judgement, judge, still_champion
+from ups_scale.evaluate.champions import Champion, champion, open_task, promote, read_lines, record, task_name, told
 from ups_scale.evaluate.gates import Bars
+from ups_scale.evaluate.suites import SUITES, chain_hash
 
 SMALL, FULL = "small", "full"
 
@@ -27,7 +28,8 @@ def contest(
     champion_again: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
 ) -> Judgement:
     """Judges an evaluation against its task's champion by the same suite, records it, and puts it in its place if it
-    wins; the winner of the small suite waits for the full one from then on.
+    wins; the winner of the small suite waits for the full one from then on. The champion itself, evaluated again by the
+    same suite, stays the champion: it is not promoted anew.
 
     Judged and promoted under one lock: of two evaluations at once, the second meets the first one's result.
 
@@ -51,6 +53,8 @@ def contest(
             old = champion_again
         itself = old[0] is not None and report["checkpoint_sha256"] == old[0].get("checkpoint_sha256")
         renewed = itself and old[0] is not None and report.get("suite_hash") != old[0].get("suite_hash")
+        if holder is not None and itself and not renewed and report["run"] == holder.report.get("run"):
+            return _confirmed(folder, report, holder, history)
         bars = Bars() if bars is None else bars
         result = judge(
             report,
@@ -69,15 +73,52 @@ def contest(
             others = tuple(reason for reason in result.reasons if reason != FIRST)
             result = replace(result, against=str(report["run"]), reasons=(kept, *others))
         try:
-            if suite == SMALL and (result.promoted or itself):
-                waiting.queue(folder, report["checkpoint"], report["checkpoint_sha256"], report["manifest"], FULL)
             if result.promoted:
+                _queue(folder, report)
                 promote(folder, report, trajectories, recipe, result)
             record(folder, report, result)
         except OSError as error:
-            what = remedy(error, "name another --champions")
-            raise UserError(f"{folder}: can't be written ({error.strerror}); {what}, and evaluate again") from None
+            raise _not_written(folder, error) from None
         return result
+
+
+def _confirmed(
+    folder: Path, report: Mapping[str, Any], holder: Champion, history: Sequence[Mapping[str, Any]]
+) -> Judgement:
+    """The judgement of the champion's own checkpoint, evaluated again: it stays what it is, and champion.json as it is.
+    What a process that was stopped had still to do is done: the full evaluation waits, the promotion is recorded."""
+    found = still_champion(report, holder.report, str(holder.entry.get("promoted")))
+    same = ("checkpoint_sha256", "run", "suite", "suite_hash")
+    known = any(line.get("promoted") and all(line.get(key) == report[key] for key in same) for line in history)
+    try:
+        _queue(folder, {**holder.report, **{key: report[key] for key in ("checkpoint", "manifest")}})
+        if not known:
+            record(folder, report, found)
+    except OSError as error:
+        raise _not_written(folder, error) from None
+    return found
+
+
+def _queue(folder: Path, report: Mapping[str, Any]) -> None:
+    """The winner of the small suite waits for the full one, with the guards and the noise that it won with."""
+    if report["suite"] != SMALL:
+        return
+    paths = told(report)
+    waiting.queue(
+        folder,
+        paths["checkpoint"],
+        report["checkpoint_sha256"],
+        paths["manifest"],
+        FULL,
+        chain_hash(str(report["suite_hash"]), SUITES[FULL]),
+        report.get("guards", ()),
+        report.get("noise_scale"),
+    )
+
+
+def _not_written(folder: Path, error: OSError) -> UserError:
+    what = remedy(error, "name another --champions")
+    return UserError(f"{folder}: can't be written ({error.strerror}); {what}, and evaluate again")
 
 
 def _won_small(history: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> bool:

@@ -9,9 +9,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ups_scale.evaluate.entrants import Entrant
@@ -21,6 +23,13 @@ from ups_scale.metrics.accumulate import Accumulator
 from ups_scale.metrics.calibration import LEVELS, EnsembleMeasure
 from ups_scale.objective.forward import add_white_noise
 from ups_scale.rollout.rollout import rollout
+
+RESAMPLES = 500
+CONFIDENCE = 0.95
+"""Of the intervals."""
+Share = tuple[Accumulator, dict[int, tuple[NDArray[np.float64], int]]]
+"""The figures, and by trajectory how many values lie within the interval of each level, and how many there are, at the
+last step."""
 
 
 @torch.inference_mode()
@@ -38,20 +47,22 @@ def reliability(
 
     Each of `members` rollouts starts from the given frames with white noise of a standard deviation of the family's
     `noise` times each field's RMS, which depends on the seed, the trajectory and the member alone; of the first
-    `trajectories` of each test set that moves. All processes must call it.
+    `trajectories` of each test set that moves. Coverage has an interval where there are two trajectories or more: a
+    bootstrap over them. All processes must call it.
     """
     diagrams, tables = {}, {}
     for test in tests:
         if test.spec.steady or test.name not in entrant.families:
             continue
         sigma = noise[test.spec.name]
-        share = _share(entrant, test, given, members, trajectories, sigma, seed, accelerator)
-        share.to_cpu()
-        whole = Accumulator()
-        for accumulator in gather_object([share]):
+        own = _share(entrant, test, given, members, trajectories, sigma, seed, accelerator)
+        whole, counts = Accumulator(), {}
+        for accumulator, of_index in gather_object([own]):
             whole.merge(accumulator)
+            counts.update(of_index)
         table, _ = figures(whole, test.spec)
-        diagrams[test.spec.name] = _diagram(table, members, sigma, max(test.steps))
+        in_order = [counts[index] for index in sorted(counts)]  # however many processes there are
+        diagrams[test.spec.name] = _diagram(table, members, sigma, max(test.steps)) | interval(in_order, seed)
         # The diagram holds the coverage.
         tables[test.spec.name] = {
             name: {key: value for key, value in of.items() if not key.startswith("coverage_")}
@@ -70,8 +81,9 @@ def _share(
     noise: float,
     seed: int,
     accelerator: Accelerator,
-) -> Accumulator:
+) -> Share:
     accumulator, horizon = Accumulator(), max(test.steps)
+    counts: dict[int, tuple[NDArray[np.float64], int]] = {}
     size = max(1, batch_size(test.spec) // members)
     for chunk in own_batches(test, accelerator, most=trajectories, size=size):
         start, truth = read_rollouts(test, chunk, given, horizon, accelerator.device)
@@ -94,7 +106,30 @@ def _share(
             if there_bcx is not None and start.mask_btcx is not None:
                 counted = there_bcx & start.mask_btcx[:, -1]
             measure.step(k, truth_bcx, u_bcx.unflatten(0, (len(chunk), members)).transpose(0, 1), counted)
-    return accumulator
+        covered_bl, counted_b = measure.covered[horizon].cpu().numpy(), measure.counted[horizon].tolist()
+        counts |= dict(zip(chunk, zip(covered_bl, counted_b, strict=True), strict=True))
+    accumulator.to_cpu()
+    return accumulator, counts
+
+
+def interval(counts: Sequence[tuple[NDArray[np.float64], int]], seed: int) -> dict[str, Any]:
+    """`interval` of a diagram: 95 % of the resamples of coverage per level (`low`, `high`) and of ECE (`ece_low`,
+    `ece_high`); nothing for a single trajectory, which doesn't tell its noise.
+
+    `counts` are, by trajectory, how many values lie within the interval of each level, and how many there are. A
+    resample draws n - 1 of n trajectories with replacement, as in `bootstrap.compare`.
+    """
+    if len(counts) < 2:
+        return {}
+    covered_nl, counted_n = np.stack([of for of, _ in counts]), np.array([number for _, number in counts], dtype=float)
+    drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts) - 1))
+    with np.errstate(invalid="ignore"):  # no value at all has no coverage
+        coverage_rl = covered_nl[drawn].sum(1) / counted_n[drawn].sum(1)[:, None]
+    ece_r = np.abs(coverage_rl - np.array(LEVELS)).mean(1)
+    tails = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+    low, high = np.quantile(coverage_rl, tails, axis=0).tolist()
+    ece_low, ece_high = np.quantile(ece_r, tails).tolist()
+    return {"interval": {"low": low, "high": high, "ece_low": ece_low, "ece_high": ece_high}}
 
 
 def _perturbed(test: TestSet, start: Given, first: int, members: int, noise: float, seed: int) -> Tensor:

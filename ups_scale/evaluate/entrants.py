@@ -44,7 +44,7 @@ def trivial_entrants(tests: Sequence[TestSet], context_frames: int) -> list[Entr
 
 def guarded(entrants: Sequence[Entrant], tests: Sequence[TestSet], names: Sequence[str]) -> list[Entrant]:
     """The entrants with the guards `names`, the same for all but `zero`, whose nRMSE is 1: at the faces of the first
-    one's patches.
+    one's patches, where these don't move.
 
     Raises:
         UserError: there is no guard of a name.
@@ -52,5 +52,6 @@ def guarded(entrants: Sequence[Entrant], tests: Sequence[TestSet], names: Sequen
     if not names:
         return [replace(entrant, guards=None) for entrant in entrants]
     specs = {test.spec.name: test.spec for test in tests}
-    guards = Guards(tuple(names), specs, getattr(entrants[0].model, "tilings", {}))
+    judged = entrants[0].model
+    guards = Guards(tuple(names), specs, judged.patches, judged.moving_patches)
     return [replace(entrant, guards=None if entrant.name == "zero" else guards) for entrant in entrants]

@@ -42,7 +42,7 @@ def find(
         why = f"the champion had guards {which}: use the same"
         return (Failsafe("guards", {"guards": theirs}, why),)
     found = []
-    names = {name for name in failed if "conservation_gap" in name or name == "physics_divergence"}
+    names = {name for name in failed if "conservation_gap" in name or "divergence" in name}
     if names:
         wanted = sorted(had | _fitting_guards(candidate["families"], names))
         why = f"{', '.join(sorted(names))} failed: project after each step"

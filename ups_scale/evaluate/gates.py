@@ -1,7 +1,7 @@
 """Gates: the bars that an evaluation holds the model to.
 
 Those against the trivial predictors, and the hard ones against the champion, are per family and horizon, never on an
-average. Those that a promotion needs beside (physics not worse, the clock) are over families, where noise can be told.
+average. Those that a promotion needs beside (physics' mean, the clock) are over families, where noise can be told.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Bars:
         sigmas: the gain must also be above so many standard errors of the bootstrap.
         conservation_gap, bc_violation, ece: factors of the champion's figure, per family and step; above them it fails.
         ece_promotion: the tighter factor that a promotion needs.
+        physics_family: the same for divergence, spectral_error and 1 - shock_iou.
         physics: factor by which a physics figure, mean over families, may be worse before that is no noise.
         horizon_sigmas: the correlation horizon is shorter if so many standard errors say so. Two, for there is one such
             gate per family, and one of several is often one standard error off by chance.
@@ -48,6 +49,7 @@ class Bars:
     bc_violation: float = 1.5
     ece: float = 1.5
     ece_promotion: float = 1.25
+    physics_family: float = 2.0
     physics: float = 1.05
     horizon_sigmas: float = 2.0
     wall_clock: float = 1.25
@@ -62,7 +64,16 @@ class Bars:
             raise UserError(f"step {self.step}: expected a step of the rollout, 1 or later")
         if self.sigmas < 0 or self.horizon_sigmas < 0:
             raise UserError("sigmas and horizon_sigmas: expected 0 or more")
-        for name in ("conservation_gap", "bc_violation", "ece", "ece_promotion", "physics", "wall_clock"):
+        factors = (
+            "conservation_gap",
+            "bc_violation",
+            "ece",
+            "ece_promotion",
+            "physics_family",
+            "physics",
+            "wall_clock",
+        )
+        for name in factors:
             if not getattr(self, name) >= 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected a factor of the champion's, 1 or more")
         if self.wall_clock_s is not None and not self.wall_clock_s > 0:
@@ -98,6 +109,10 @@ PHYSICS: dict[str, Callable[[float], float]] = {
     "shock_iou": lambda overlap: 1.0 - overlap,
 }
 """What must not get worse, as a figure whose smaller values are better."""
+SPREAD = 1.4826
+"""Standard deviations in a median absolute deviation, of a normal distribution."""
+ENOUGH = 3
+"""Families whose spread tells noise: of two, one that is worse is half of the spread."""
 
 
 def steps(table: Mapping[str, Any]) -> tuple[int, ...]:
@@ -132,26 +147,49 @@ def persistence_gates(families: Mapping[str, Mapping[str, Any]]) -> list[dict[st
 def ratio_gates(
     name: str, metric: str, factor: float, families: Mapping[str, Any], champion: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One gate per family and step at which the champion has `metric`: at most `factor` times its figure, and never
-    below the floor of rounding and counting. A candidate without the figure, or one that isn't finite, fails."""
+    """One gate per family and step at which the champion has `metric`: at most `factor` times its figure (`PHYSICS`:
+    smaller is better), and never below the floor of rounding and counting. A candidate without the figure, or one that
+    isn't finite, fails."""
+    smaller_is_better = PHYSICS.get(metric, float)
     gates = []
     for family, table in champion.items():
         for k in steps(table):
             bar = table["model"].get(f"{metric}@{k}")
             if bar is None:
                 continue
-            value = families[family]["model"].get(f"{metric}@{k}")
+            value, bar = families[family]["model"].get(f"{metric}@{k}"), smaller_is_better(bar)
+            value = None if value is None else smaller_is_better(value)
             limit = max(factor * bar, FLOORS[metric])
             gates.append(_gate(name, family, k, value, limit, bar))
     return gates
 
 
+def ece_gates(
+    bars: Bars, candidate: Mapping[str, Any], champion: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The gates on the ensembles' calibration; or none, and why not, where the ensembles differ: an ECE depends on the
+    noise of the given frames (before `noise_scale`, which a second try mends it with) and on the number of members."""
+    ours, theirs = ((of.get("noise"), of.get("suite_settings", {}).get("members")) for of in (candidate, champion))
+    if ours != theirs:
+        had = (f"{members} members and noise {noise}" for noise, members in (ours, theirs))
+        return [], "ece is not judged: ensembles of {}, the champion's of {}".format(*had)
+    families = candidate["families"], champion["families"]
+    factors = {"ece": bars.ece, "ece_promotion": bars.ece_promotion}
+    return [gate for name, factor in factors.items() for gate in ratio_gates(name, "ece", factor, *families)], None
+
+
 def physics_gates(
     bars: Bars, step: int, families: Mapping[str, Any], champion: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One gate per physics figure: its geometric mean over the families that have it, at `step`, must not be worse by
-    more than `bars.physics` and the standard error of the families' log ratios."""
+    """The gates that hold physics: per family and step on figures without a factor of their own; and on the geometric
+    mean of each figure over the families that have it, at `step`.
+
+    The mean must not be worse by more than `bars.physics` and the standard error of the families' log ratios. That is
+    told by their median absolute deviation: one bad family moves the mean, and must not be called noise for it.
+    """
     gates = []
+    for metric in ("divergence", "spectral_error", "shock_iou"):
+        gates += ratio_gates(metric, metric, bars.physics_family, families, champion)
     for metric, smaller_is_better in PHYSICS.items():
         ours, theirs = [], []
         for family, table in champion.items():
@@ -163,7 +201,8 @@ def physics_gates(
                 theirs.append(max(FLOORS[metric], smaller_is_better(bar)))
         if theirs:
             logs = np.log(ours) - np.log(theirs)
-            error = float(logs.std(ddof=1)) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+            spread = SPREAD * float(np.median(np.abs(logs - np.median(logs)))) if len(logs) >= ENOUGH else 0.0
+            error = spread / math.sqrt(len(logs))
             bar, value = math.exp(np.log(theirs).mean()), math.exp(np.log(ours).mean())
             slack = max(bars.physics, 1.0 if math.isnan(error) else math.exp(error))
             gates.append(_gate(f"physics_{metric}", ALL, step, value, slack * bar, bar))
@@ -180,17 +219,22 @@ def horizon_gates(bars: Bars, last: int, changes: Mapping[str, tuple[float, floa
 
 
 def wall_clock_gates(
-    bars: Bars, step: int, efficiency: Mapping[str, Any], champion: Mapping[str, Any]
+    bars: Bars, step: int, candidate: Mapping[str, Any], champion: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The gate on the seconds of all rollouts together; or none, and why not, where they weren't on equal terms."""
-    shared = [family for family in champion if family in efficiency]
+    """The gate on the seconds of all rollouts together, of two reports; or none, and why not, where they weren't on
+    equal terms."""
+    efficiency, old = candidate.get("efficiency", {}), champion.get("efficiency", {})
+    shared = [family for family in old if family in efficiency]
     spent = sum(efficiency[family]["wall_clock_s"] for family in shared)
-    before = sum(champion[family]["wall_clock_s"] for family in shared)
+    before = sum(old[family]["wall_clock_s"] for family in shared)
     if bars.wall_clock_s is not None:
         return [_gate("wall_clock", ALL, step, spent, bars.wall_clock_s, before)], None
+    processes = candidate.get("num_processes"), champion.get("num_processes")
+    if processes[0] != processes[1]:
+        return [], "wall_clock is not judged: it ran on {} processes, the champion on {}".format(*processes)
     for key in ("device", "batch", "steps"):
         for family in shared:
-            ours, theirs = efficiency[family].get(key), champion[family].get(key)
+            ours, theirs = efficiency[family].get(key), old[family].get(key)
             if ours != theirs:
                 return [], f"wall_clock is not judged: {family} ran with {key} {ours}, the champion's with {theirs}"
     if not shared:

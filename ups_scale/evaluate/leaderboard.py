@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,12 +22,16 @@ from typing import Any
 from ups_scale import atomic
 from ups_scale.errors import DataError, UserError, remedy
 from ups_scale.evaluate import saved
-from ups_scale.evaluate.leaderboard_row import FIXED, FORMAT, SUMMARIES, Row, row
+from ups_scale.evaluate.leaderboard_row import FIXED, FORMAT, SUMMARIES, Row, is_number, row
 
 IDENTITY = ("checkpoint_sha256", "suite", "suite_hash", "manifest_digest", "guards")
 """An evaluation with the same of these takes the place of the row that is there."""
 COMPARABLE = ("suite", "suite_hash", "manifest_digest")
 """Rows with the same of these have figures of the same trajectories."""
+
+
+FIGURE = re.compile(r"@\d+$")
+"""Ends the names of the columns beside the fixed ones."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,10 @@ def read(path: Path) -> list[Row]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise _refused(path, f"it can't be read ({error})") from None
-    lines = list(csv.reader(io.StringIO(text, newline="")))
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise _refused(path, f"it is no CSV file ({error})") from None
     if not lines or lines[0][:1] != ["format"]:
         raise _refused(path, "it is no leaderboard, or one of an older version: its first column is not `format`")
     header, *entries = lines
@@ -86,14 +94,24 @@ def read(path: Path) -> list[Row]:
     missing = [name for name in FIXED if name not in header]
     if missing:
         raise _refused(path, f"it has no column {', '.join(missing)}")
-    return [{name: value for name, value in zip(header, entry, strict=True) if value} for entry in entries]
+    odd = [name for name in header if name not in FIXED and not FIGURE.search(name)]
+    if odd:
+        raise _refused(path, f"its columns {', '.join(odd)} are of no step: expected names that end in @<step>")
+    rows = [{name: value for name, value in zip(header, entry, strict=True) if value} for entry in entries]
+    for number, found in enumerate(rows, 1):
+        for name, value in found.items():
+            if is_number(name) and not _is_float(value):
+                raise _refused(path, f"row {number} has {value!r} under {name}, where a number belongs")
+        if "date" not in found:
+            raise _refused(path, f"row {number} has no date")
+    return rows
 
 
 def rebuild(path: Path, runs: Path) -> Rebuilt:
     """Makes the leaderboard `path` anew from every `<run>/evaluation/<suite>/report.json` under `runs`.
 
-    The file that was there is kept beside it, as `<name>.before`. Evaluations that were written elsewhere (with
-    `--out`) are not found.
+    The file that was there is kept beside it, as `<name>.before` (`<name>.before-2` and so on if there is one), and is
+    in its place until the new one is. Evaluations that were written elsewhere (with `--out`) are not found.
 
     Raises:
         DataError: there is no report, or it can't be written.
@@ -113,10 +131,7 @@ def rebuild(path: Path, runs: Path) -> Rebuilt:
         if not rows:
             more = "".join(f"\n  {line}" for line in skipped)
             raise DataError(f"{runs}: no whole evaluation/<suite>/report.json under it; name the run root{more}")
-        before = None
-        if path.exists():
-            before = path.with_name(path.name + ".before")
-            path.replace(before)
+        before = _kept(path) if path.exists() else None
         _write(path, sorted(rows.values(), key=lambda new: (new["date"], new["run_id"])))
     return Rebuilt(len(rows), tuple(skipped), before)
 
@@ -167,6 +182,21 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
     atomic.write_text(path, out.getvalue())
     atomic.write_text(path.with_suffix(".html"), page(rows))
     atomic.sync_folder(path.parent)
+
+
+def _kept(path: Path) -> Path:
+    """Where a copy of the file at `path` was put, under a name of its own."""
+    names = (f"{path.name}.before" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+    before = next(found for found in map(path.with_name, names) if not found.exists())
+    atomic.write_bytes(before, path.read_bytes())
+    return before
+
+
+def _is_float(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

@@ -31,6 +31,8 @@ FIXED = (
     "wall_clock_s",
     "promoted",
 )
+NUMBERS = ("step", "params_m", "gates_passed", "gates_failed", "wall_clock_s")
+"""Of `FIXED`; all other columns but `worst_family@k` hold numbers too."""
 SUMMARIES = ("geomean_nrmse", "geomean_ratio", "worst_ratio", "worst_family")
 SHOWN_PREDICTORS = ("model", "persistence")
 
@@ -104,6 +106,11 @@ def summary(families: Mapping[str, Mapping[str, Any]], k: int) -> dict[str, Any]
         f"worst_ratio@{k}": ratios[worst],
         f"worst_family@{k}": worst,
     }
+
+
+def is_number(column: str) -> bool:
+    """Whether a column of the leaderboard holds numbers."""
+    return column in NUMBERS or (column not in FIXED and not column.startswith("worst_family@"))
 
 
 def geometric_mean(values: Iterable[float]) -> float:

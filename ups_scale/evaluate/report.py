@@ -33,6 +33,11 @@ from ups_scale.observe import environment
 FORMAT = 1
 FILES = ("report.html", "table.csv", "trajectories.json", "report.json")
 """In the order they are written: report.json, which says that an evaluation is complete, comes last."""
+NO_NOISE = (
+    "no ensembles: the noise of the given frames is 0, by stabilization.noise of the recipe or by --noise; evaluate "
+    "with --noise S for the calibration"
+)
+NOTHING_MOVES = "no ensembles: every family is steady"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,15 @@ class Subject:
     guards: tuple[str, ...] = ()
     noise: float = 0.0
     noise_scale: tuple[tuple[str, float], ...] = ()
+    asked: Mapping[str, Any] | None = None
+    """`requested` before a second try changed it; None: nothing did."""
     zoo: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    @property
+    def requested(self) -> dict[str, Any]:
+        """The guards and the scales of the noise that were asked for, whatever a second try then used."""
+        own = {"guards": sorted(self.guards), "noise_scale": dict(self.noise_scale)}
+        return own if self.asked is None else dict(self.asked)
 
     def same(self) -> dict[str, Any]:
         """What a saved report must say to be of this subject."""
@@ -64,9 +77,8 @@ class Subject:
             "suite_hash": self.suite_hash,
             "checkpoint_sha256": self.checkpoint["checkpoint_sha256"],
             "manifest_digest": self.manifest_digest,
-            "guards": list(self.guards),
+            "requested": self.requested,
             "noise": self.noise,
-            "noise_scale": dict(self.noise_scale),
         }
 
 
@@ -109,12 +121,13 @@ def build(
         "guards": list(subject.guards),
         "noise": subject.noise,
         "noise_scale": dict(subject.noise_scale),
+        "requested": subject.requested,
         "zoo": dict(subject.zoo),
         "left_out": dict(subject.left_out),
         "families": evaluation.families,
         "gates": evaluation.gates,
         "data": evaluation.data,
-        "efficiency": evaluation.efficiency,
+        "efficiency": {name: {**of, "device": device_name(device)} for name, of in evaluation.efficiency.items()},
         "growth": evaluation.growth,
         "wall_clock_s": evaluation.wall_clock_s,
         "device": device_name(device),
@@ -126,6 +139,8 @@ def build(
             content[key] = getattr(evaluation, key)
     if subject.super_resolution:
         content["super_resolution"] = finer
+    if subject.suite_settings["members"] and not evaluation.reliability:
+        content["reliability_left_out"] = NO_NOISE if not subject.noise else NOTHING_MOVES
     if any(guards_left_out.values()):
         content["guards_left_out"] = guards_left_out
     return _legal(content | ({"commit": commit} if commit else {}))
@@ -246,6 +261,11 @@ def write(out: Path, report: Mapping[str, Any], of_trajectories: Mapping[str, An
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         atomic.write_text(out / name, content[name])
+
+
+def write_judged(out: Path, report: Mapping[str, Any]) -> None:
+    """Replaces report.json alone: by an evaluation that is there, judged since. Main process only."""
+    atomic.write_text(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def device_name(device: torch.device) -> str:

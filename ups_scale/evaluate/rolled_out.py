@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,11 +20,13 @@ from ups_scale.data.reader import ShardReader
 from ups_scale.data.remote import is_url
 from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate.loading import Checkpoint, fit, open_checkpoint, shown
-from ups_scale.evaluate.testset import batch_size
+from ups_scale.evaluate.share import counted_points
+from ups_scale.evaluate.testset import Given, TestSet, batch_size, read_rollouts
 from ups_scale.physics.families import FamilySpec
 from ups_scale.rollout.budget import Budget
 from ups_scale.rollout.files import RolloutFile, rollout_file
 from ups_scale.rollout.guards import Guards
+from ups_scale.rollout.horizon import HorizonGuard
 from ups_scale.rollout.rollout import continued, rollout
 
 # Dimensions: n trajectory, b trajectory of a batch, t frame, h predicted frame, c field, x space, v component.
@@ -31,7 +36,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Request:
-    """What tools/rollout.py is asked for; see its help. `trajectories` is empty for all."""
+    """What tools/rollout.py is asked for; see its help. `trajectories` is empty for all. With `until_horizon` a
+    trajectory ends at the first step whose correlation with the truth is under 0.8."""
 
     checkpoint: Path
     data: str | None = None
@@ -40,6 +46,7 @@ class Request:
     trajectories: tuple[int, ...] = (0,)
     horizon: int | None = None
     guards: tuple[str, ...] = ()
+    until_horizon: bool = False
     dtype: str = "fp32"
     device: str = "auto"
     out: Path | None = None
@@ -47,7 +54,8 @@ class Request:
 
 def roll_out(request: Request) -> dict[str, Any]:
     """The summary of the rollouts, which are written to a file: `out`, `keys` of the trajectories, the guards that were
-    applied and left out, the largest budgets, and the first step of each trajectory that isn't finite.
+    applied and left out, the largest budgets, and the first step of each trajectory that isn't finite; with
+    `until_horizon` also the first one under 0.8, null where there is none.
 
     Raises:
         CheckpointError, DataError, UserError: see the messages.
@@ -65,14 +73,11 @@ def roll_out(request: Request) -> dict[str, Any]:
     known_as = matches[spec.name].known_as
     reader = ShardReader(manifest, spec.name, request.split)
     chosen = _chosen(request, reader)
-    asked = max(checkpoint.recipe["evaluate"]["horizons"]) if request.horizon is None else request.horizon
-    horizon = min(1, asked) if spec.steady else asked
-    if horizon < 1:
-        raise UserError(f"--horizon {horizon}: expected 1 step or more")
-    guards = Guards(request.guards, {known_as: model.specs[known_as]}, model.tilings)
+    given = 1 if spec.steady else min(model.context_frames, reader.num_frames)
+    horizon = _horizon(request, checkpoint, spec, reader.num_frames - given)
+    guards = Guards(request.guards, {known_as: model.specs[known_as]}, model.patches, model.moving_patches)
     out = request.out or _default_out(checkpoint, spec.name, request.split)
 
-    given = 1 if spec.steady else min(model.context_frames, reader.num_frames)
     dt_nt = continued(reader.times_between(chosen, min(reader.num_frames, given + horizon)), given + horizon - 1, spec)
     times_nt = np.concatenate([np.zeros((len(chosen), 1)), dt_nt.double().cumsum(1).numpy()], axis=1)
     described = [reader.describe(number) for number in chosen]
@@ -89,7 +94,7 @@ def roll_out(request: Request) -> dict[str, Any]:
     kept_times_nt = times_nt[:, given:] if spec.steady else times_nt  # of a steady family the solution alone
     parameters_np = np.stack([parameters for _, parameters in described])
     summary: dict[str, Any] = {"budgets": {}, "not_finite": {}}
-    seconds = 0.0
+    seconds, steps = 0.0, 0
     with rollout_file(out, spec, keys, parameters_np, kept_times_nt, facts) as file:
         bar = tqdm(total=len(chosen) * horizon, unit="frame", disable=None)
         for first in range(0, len(chosen), batch_size(spec)):
@@ -107,11 +112,18 @@ def roll_out(request: Request) -> dict[str, Any]:
                 guards=guards,
                 dtype=DTYPES[request.dtype],
             )
-            part = _Part(file, spec, first, len(chosen), batch.u_btcx[:, :given], mask_btcx)
+            truth = None
+            if request.until_horizon:
+                test = TestSet(spec, reader.num_frames, reader, split=request.split)
+                truth = read_rollouts(test, chosen[rows], given, horizon, device)
+            part = _Part(file, spec, first, (len(chosen), horizon), batch.u_btcx[:, :given], mask_btcx, truth)
             began = time.perf_counter()
             for step, u_bcx in frames:
                 part.add(step, u_bcx)
+                steps += 1
                 bar.update(len(u_bcx))
+                if part.is_over:
+                    break
             seconds += time.perf_counter() - began
             part.finish(summary, keys)
         bar.close()
@@ -130,7 +142,7 @@ def roll_out(request: Request) -> dict[str, Any]:
         "dtype": request.dtype,
         "device": device.type,
         "wall_clock_s": seconds,
-        "seconds_per_step": seconds / (horizon * -(-len(chosen) // batch_size(spec))),
+        "seconds_per_step": seconds / steps,
     }
 
 
@@ -142,11 +154,14 @@ class _Part:
         file: RolloutFile,
         spec: FamilySpec,
         first: int,
-        num_trajectories: int,
+        size: tuple[int, int],
         given_btcx: Tensor,
         mask_btcx: Tensor | None,
+        truth: tuple[Given, Iterator[tuple[Tensor, Tensor | None]]] | None,
     ) -> None:
-        self._file, self._first, self._num = file, first, num_trajectories
+        self._file, self._first, (self._num, self._horizon) = file, first, size
+        self._truth = truth
+        self._watch = None if truth is None else HorizonGuard(spec, len(given_btcx))
         self._mask_bcx = None if mask_btcx is None else mask_btcx[:, -1]
         self._given = 0 if spec.steady else given_btcx.shape[1]
         self._budget = Budget(spec, given_btcx[:, -1])
@@ -154,17 +169,30 @@ class _Part:
         for frame in range(self._given):
             file.write(first, frame, given_btcx[:, frame], None if mask_btcx is None else mask_btcx[:, frame])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no trajectory is followed any more."""
+        return self._watch is not None and self._watch.is_lost
+
     def add(self, step: int, u_bcx: Tensor) -> None:
-        """Writes and records a predicted frame."""
+        """Writes and records a predicted frame; NaN of the trajectories that are over."""
+        over_b = torch.zeros_like(self._first_not_finite, dtype=torch.bool)
+        if self._watch is not None and self._truth is not None:
+            over_b = (self._watch.first_below > 0).to(u_bcx.device)
+            start, frames = self._truth
+            truth_bcx, there_bcx = next(frames)
+            self._watch.step(step, u_bcx, truth_bcx, counted_points(start, there_bcx))
+            u_bcx = torch.where(over_b.reshape(-1, *[1] * (u_bcx.ndim - 1)), torch.nan, u_bcx)
         self._file.write(self._first, self._given + step - 1, u_bcx, self._mask_bcx)
         self._budget.step(step, u_bcx)
-        lost_b = ~u_bcx.flatten(1).isfinite().all(dim=1) & (self._first_not_finite == 0)
+        lost_b = ~u_bcx.flatten(1).isfinite().all(dim=1) & (self._first_not_finite == 0) & ~over_b
         self._first_not_finite = torch.where(lost_b, step, self._first_not_finite)
 
     def finish(self, summary: dict[str, Any], keys: list[str]) -> None:
         """Writes the budgets, (N, H, V) per quantity, and adds to the summary."""
         for name, total in self._budget.total().items():
-            self._file.write_array(f"budgets/{name}", self._first, self._num, total.numpy())
+            written = F.pad(total, (0, 0, 0, self._horizon - total.shape[1]), value=math.nan)
+            self._file.write_array(f"budgets/{name}", self._first, self._num, written.numpy())
             of = summary["budgets"].setdefault(
                 name, {"closed": self._budget.closed[name], "total": 0.0, "per_step": 0.0}
             )
@@ -174,6 +202,30 @@ class _Part:
         for row, step in enumerate(self._first_not_finite.tolist()):
             if step:
                 summary["not_finite"][keys[self._first + row]] = step
+        if self._watch is not None:
+            firsts = {
+                keys[self._first + row]: step or None for row, step in enumerate(self._watch.first_below.tolist())
+            }
+            summary.setdefault("first_below", {}).update(firsts)
+
+
+def _horizon(request: Request, checkpoint: Checkpoint, spec: FamilySpec, held: int) -> int:
+    """How many steps are predicted; the data hold the truth of `held`."""
+    if request.until_horizon and spec.steady:
+        raise UserError(f"--until-horizon: {spec.name} is steady, and has one step; leave it out")
+    if request.horizon is not None:
+        asked = request.horizon
+    else:
+        asked = held if request.until_horizon else max(checkpoint.recipe["evaluate"]["horizons"])
+    horizon = min(1, asked) if spec.steady else asked
+    if horizon < 1:
+        raise UserError(f"--horizon {horizon}: expected 1 step or more")
+    if request.until_horizon and horizon > held:
+        raise UserError(
+            f"--until-horizon: the data hold the truth of {held} steps, and --horizon is {horizon}; ask for "
+            f"{held} or fewer"
+        )
+    return horizon
 
 
 def _entry(manifest: Manifest, name: str | None) -> FamilySpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from ups_scale.data.remote import is_url
 from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate import report as reports
 from ups_scale.evaluate import zoo
+from ups_scale.evaluate.agreement import on_main, together
 from ups_scale.evaluate.ensembles import reliability
-from ups_scale.evaluate.entrants import MODEL, TRIVIAL, Entrant, guarded, model_entrant, trivial_entrants
+from ups_scale.evaluate.entrants import TRIVIAL, Entrant, guarded, model_entrant, trivial_entrants
 from ups_scale.evaluate.examples import Example, examples
 from ups_scale.evaluate.html import page
 from ups_scale.evaluate.loading import Checkpoint, fit, open_checkpoint, shown
 from ups_scale.evaluate.report import Subject
+from ups_scale.evaluate.saved import TRAJECTORIES, read_trajectories
 from ups_scale.evaluate.suite import Evaluation, evaluate
 from ups_scale.evaluate.suites import OOD, TEST, Suite, chosen, settings, splits, steps, suite_hash, suite_named
 from ups_scale.evaluate.super_resolution import check_factors, suits, super_resolution
@@ -36,12 +38,13 @@ class Request:
 
     Attributes:
         manifest: the data, a path or a URL; None: the recipe's.
-        out: where to write; None: `evaluation/<suite>/` of the run.
+        out: where to write; None: `evaluation/<suite>/` of the run, with guards `evaluation/<suite>-<guards>/`.
         force: evaluate again what is evaluated already.
         factors: of super-resolution; None: the suite's, if the model can be asked.
         guards: names of what corrects every predicted frame, of every predictor.
         zoo: "auto", "none", or checkpoints with commas between (`zoo.find`).
         noise: of the ensembles' given frames, as a part of each field's RMS; None: the recipe's.
+        noise_scale: factors of it by family.
     """
 
     suite: str = "small"
@@ -52,15 +55,18 @@ class Request:
     guards: tuple[str, ...] = ()
     zoo: str = zoo.AUTO
     noise: float | None = None
+    noise_scale: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The report, the folder it lies in, and whether it was there already."""
+    """The report, the folder it lies in, whether the evaluation was there already, and whether its report is new: an
+    evaluation, or the judgement of one that was there."""
 
     report: dict[str, Any]
     out: Path
     already_there: bool
+    new_report: bool = True
     replaced_data: str | None = None
     """Digest of the data of the report that was replaced, if it was on other data."""
 
@@ -78,16 +84,13 @@ class Lineup:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found of a lineup: report.json, and what goes into the other files."""
+    """What was found of a lineup: report.json, trajectories.json, and the evaluation that they tell of; None if they
+    were there already."""
 
     lineup: Lineup
-    evaluation: Evaluation
     report: dict[str, Any]
-
-    @property
-    def trajectories(self) -> dict[str, Any]:
-        """The content of trajectories.json."""
-        return reports.trajectories(self.report, self.evaluation)
+    trajectories: dict[str, Any]
+    evaluation: Evaluation | None
 
 
 def open_accelerator(device: str) -> Accelerator:
@@ -109,28 +112,31 @@ def evaluate_checkpoint(
 ) -> Outcome:
     """Evaluates the checkpoint that `path` (a run folder or a checkpoint) means, unless that is done already.
 
-    All processes must call it; the main one writes what `judged`, called by all, makes of the evaluation.
+    All processes must call it; the main one writes what `judged`, called by all, makes of the evaluation. An evaluation
+    that is there and was not judged is given to it too.
 
     Raises:
         CheckpointError, DataError, UserError: see the messages.
     """
-    suite = suite_named(request.suite)
-    checkpoint = open_checkpoint(path, accelerator.device)
-    out = request.out or _default_out(checkpoint, suite.name)
-    lineup = line_up(checkpoint, suite, request, accelerator.device)
-    if accelerator.is_main_process:
+
+    def start() -> tuple[Lineup, Path]:
+        suite, checkpoint = suite_named(request.suite), open_checkpoint(path, accelerator.device)
+        out = request.out or _default_out(checkpoint, suite.name, request.guards)
+        return line_up(checkpoint, suite, request, accelerator.device), out
+
+    def look() -> dict[str, Any] | None:
         reports.prepare(out)
-    done = None if request.force else reports.saved(out, lineup.subject)
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
+        return None if request.force else reports.saved(out, lineup.subject)
+
+    lineup, out = together(accelerator, start)
+    done = on_main(accelerator, look)
     if done is not None:
-        return Outcome(done, out, already_there=True)
+        return _judge_saved(lineup, done, out, accelerator, judged)
     before = _other_data(out, lineup.subject)
     measured = measure(lineup, accelerator)
     if judged is not None:
         measured = judged(measured)
-    if accelerator.is_main_process:
-        write(measured, out, accelerator.device)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: write(measured, out, accelerator.device))
     return Outcome(measured.report, out, already_there=False, replaced_data=before)
 
 
@@ -167,6 +173,7 @@ def line_up(checkpoint: Checkpoint, suite: Suite, request: Request, device: torc
         super_resolution=tuple(sorted(set(factors))),
         guards=tuple(request.guards),
         noise=noise if suite.members else 0.0,
+        noise_scale=tuple(sorted(request.noise_scale.items())),
         zoo=tuple(told.items()),
     )
     entrants = [model_entrant(model, tests), *others, *trivial_entrants(tests, given)]
@@ -201,12 +208,13 @@ def measure(lineup: Lineup, accelerator: Accelerator) -> Measured:
     report = reports.build(
         subject, evaluation, finer, _guards_left_out(lineup), accelerator.device, accelerator.num_processes
     )
-    return Measured(lineup, evaluation, report)
+    return Measured(lineup, report, reports.trajectories(report, evaluation), evaluation)
 
 
 def write(measured: Measured, out: Path, device: torch.device) -> None:
     """Writes the files of an evaluation to the folder `out`. Main process only."""
     lineup, report = measured.lineup, measured.report
+    assert measured.evaluation is not None
     specs = {test.spec.name: test.spec for test in lineup.tests}
     shown_examples = _examples(lineup, measured.evaluation, device)
     html = page(report, specs, shown_examples, lineup.checkpoint.recipe)
@@ -215,8 +223,33 @@ def write(measured: Measured, out: Path, device: torch.device) -> None:
 
 def changed(lineup: Lineup, guards: Sequence[str], noise_scale: Mapping[str, float]) -> Lineup:
     """The same lineup with other guards, and the ensembles' noise scaled by family."""
-    subject = replace(lineup.subject, guards=tuple(guards), noise_scale=tuple(sorted(noise_scale.items())))
+    subject = replace(
+        lineup.subject,
+        guards=tuple(guards),
+        noise_scale=tuple(sorted(noise_scale.items())),
+        asked=lineup.subject.requested,
+    )
     return replace(lineup, subject=subject, entrants=guarded(lineup.entrants, lineup.tests, guards))
+
+
+def _judge_saved(
+    lineup: Lineup,
+    report: dict[str, Any],
+    out: Path,
+    accelerator: Accelerator,
+    judged: Callable[[Measured], Measured] | None,
+) -> Outcome:
+    """What is in the folder `out`, with what `judged` makes of it if that was not done yet."""
+    if judged is None or "champion" in report:
+        return Outcome(report, out, already_there=True, new_report=False)
+    files = on_main(accelerator, lambda: read_trajectories(out / TRAJECTORIES)) or {}
+    # Paths in the report are from the folder that it was made in.
+    here = {"checkpoint": lineup.subject.checkpoint["checkpoint"], "manifest": lineup.subject.manifest}
+    final = judged(Measured(lineup, report | here, files, None)).report
+    if "champion" not in final:
+        return Outcome(report, out, already_there=True, new_report=False)
+    on_main(accelerator, lambda: reports.write_judged(out, final))
+    return Outcome(final, out, already_there=True)
 
 
 def _guards_left_out(lineup: Lineup) -> dict[str, dict[str, str]]:
@@ -288,12 +321,12 @@ def _test(
     )
 
 
-def _default_out(checkpoint: Checkpoint, suite: str) -> Path:
+def _default_out(checkpoint: Checkpoint, suite: str, guards: Sequence[str]) -> Path:
     if checkpoint.run_folder is None:
         raise CheckpointError(
             f"{checkpoint.folder}: this checkpoint lies in no run folder; say where to write with --out DIR"
         )
-    return Path(shown(checkpoint.run_folder / "evaluation" / suite))
+    return Path(shown(checkpoint.run_folder / "evaluation" / "-".join([suite, *sorted(guards)])))
 
 
 def _recipe_manifest(checkpoint: Checkpoint) -> str:

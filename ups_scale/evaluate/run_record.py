@@ -31,6 +31,8 @@ class Run:
         environment: environment.json; empty if there is none.
         records: the lines of training, in the order of their steps.
         validations: (step, figures `<family>/<predictor>/<metric>@<step>`).
+        stop: the line that says by which rule and why the run ended before its last step; None if it did not, or went
+            on later.
         damage: what of metrics.jsonl could not be read, a line each.
         written: when metrics.jsonl was last written; None without it.
         checkpoints: the steps of which there is one.
@@ -43,6 +45,7 @@ class Run:
     environment: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
     validations: Sequence[tuple[int, Mapping[str, Any]]]
+    stop: Mapping[str, Any] | None
     damage: tuple[str, ...]
     written: datetime.datetime | None
     checkpoints: tuple[int, ...]
@@ -76,10 +79,12 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`diverged`, `finished` or `unfinished` (stopped, or still training)."""
+        """`diverged`, `finished`, `stopped` (by a rule of its recipe) or `unfinished` (killed, or still training)."""
         if self.lost is not None:
             return "diverged"
-        return "finished" if self.step >= self.steps else "unfinished"
+        if self.step >= self.steps:
+            return "finished"
+        return "unfinished" if self.stop is None else "stopped"
 
 
 def read_run(folder: Path) -> Run:
@@ -96,7 +101,7 @@ def read_run(folder: Path) -> Run:
     if not isinstance(recipe.get("schedule"), Mapping) or not isinstance(recipe["schedule"].get("steps"), int):
         raise CheckpointError(f"{folder / 'recipe.json'}: not a resolved recipe (no schedule.steps); name another run")
     environment = _object(folder / "environment.json") if (folder / "environment.json").is_file() else {}
-    records, validations, damage = _metrics(folder / METRICS)
+    records, validations, stop, damage = _metrics(folder / METRICS)
     found = [STEP_FOLDER.fullmatch(path.name) for path in (folder / "checkpoints").glob("step-*")]
     evaluation, unread = _evaluation(folder)
     return Run(
@@ -105,6 +110,7 @@ def read_run(folder: Path) -> Run:
         environment=environment,
         records=records,
         validations=validations,
+        stop=stop,
         damage=damage,
         written=_written(folder / METRICS),
         checkpoints=tuple(sorted(int(match[1]) for match in found if match)),
@@ -123,9 +129,13 @@ def from_defaults(recipe: Mapping[str, Any]) -> list[str]:
     return [line for line in difference({**base, **same}, recipe) if not line.startswith(("$schema", "extends"))]
 
 
-def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, dict[str, Any]]], tuple[str, ...]]:
+def _metrics(
+    path: Path,
+) -> tuple[list[dict[str, Any]], list[tuple[int, dict[str, Any]]], dict[str, Any] | None, tuple[str, ...]]:
+    """The lines of training, those of validations, the one that ends it, and the damage."""
     records: dict[int, dict[str, Any]] = {}
     validations: dict[int, dict[str, Any]] = {}
+    stop: dict[str, Any] | None = None
     damage = []
     lines = _text(path).splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
@@ -142,10 +152,12 @@ def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, dict[str
         # A later line of the same step is of a resumed run, which did it again.
         if "validation" in record:
             validations[step] = record["validation"]
+        elif "stopped" in record:
+            stop = record
         else:
-            records[step] = record
+            records[step], stop = record, None
     in_order = [records[step] for step in sorted(records)]
-    return in_order, sorted(validations.items()), tuple(damage)
+    return in_order, sorted(validations.items()), stop, tuple(damage)
 
 
 def _evaluation(folder: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:

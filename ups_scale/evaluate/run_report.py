@@ -36,10 +36,13 @@ def verdict(run: Run) -> str:
         return f"Diverged: the loss or gradient was not finite by step {run.lost:,} of {run.steps:,}, after {took}."
     if run.state == "finished":
         return f"Finished: {run.step:,} of {run.steps:,} steps in {took}."
+    if run.stop is not None:
+        why = f"{run.stop['stopped']}: {run.stop.get('reason', 'no reason is given')}"
+        return f"Stopped: after step {run.stop['step']:,} of {run.steps:,} and {took}, by the rule {why}."
     if run.written is None or not run.records:
         return f"Not begun: no step of {run.steps:,} is logged yet."
     return (
-        f"Not finished: step {run.step:,} of {run.steps:,} after {took}; still training, or stopped. The last line was "
+        f"Not finished: step {run.step:,} of {run.steps:,} after {took}; still training, or killed. The last line was "
         f"written {run.written:%Y-%m-%d %H:%M:%S} UTC."
     )
 
@@ -57,6 +60,7 @@ def values(run: Run) -> dict[str, Any]:
         "steps": run.steps,
         "seconds": run.seconds,
         "damage": list(run.damage),
+        "stop": dict(run.stop) if run.stop else None,
         "last": dict(last),
         "validation": {"step": step, "figures": dict(figures)},
         "checkpoints": list(run.checkpoints),
@@ -86,7 +90,7 @@ def duration(seconds: float) -> str:
 
 def _head(run: Run) -> str:
     first, _, rest = verdict(run).partition(": ")
-    kind = {"finished": "", "diverged": " failed", "unfinished": " plain"}[run.state]
+    kind = {"finished": "", "diverged": " failed", "stopped": " plain", "unfinished": " plain"}[run.state]
     notes = list(run.damage)
     quarantined = run.records[-1].get("quarantined") if run.records else 0
     if quarantined:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ups_scale.evaluate.entrants import MODEL, Entrant
@@ -45,6 +45,7 @@ class Tally:
     metrics_s: float = 0.0
     joules: list[tuple[int, float]] = field(default_factory=list)
     peak_memory_bytes: int | None = None
+    """Of a rollout of the model alone: its weights, the given frames, and what it needs on the way."""
 
 
 def evaluate_share(
@@ -57,13 +58,12 @@ def evaluate_share(
     """What this process finds of `test`, whose first `given` frames are given."""
     device, tally, horizon = accelerator.device, Tally(), max(test.steps)
     takers = [entrant for entrant in entrants if test.name in entrant.families]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     for chunk in own_batches(test, accelerator):
         start, truth = read_rollouts(test, chunk, given, horizon, device)
         last_bcx = start.u_btcx[:, -1]
         if not tally.indices:
             _warm_up(takers, test, start)
+            tally.peak_memory_bytes = _peak_memory(takers, test, start, horizon)
         measure = RolloutMeasure(test.spec, last_bcx, [of.name for of in takers], test.steps, tally.accumulator)
         streams = {of.name: frames_of(of, test, start, horizon) for of in takers}
         seconds = dict.fromkeys(streams, 0.0)
@@ -88,8 +88,6 @@ def evaluate_share(
         if used > 0:
             tally.joules.append((len(chunk), used))
         bar.update(len(chunk))
-    if device.type == "cuda":
-        tally.peak_memory_bytes = torch.cuda.max_memory_allocated(device)
     return tally
 
 
@@ -120,6 +118,28 @@ def _warm_up(takers: Sequence[Entrant], test: TestSet, start: Given) -> None:
     measure = RolloutMeasure(test.spec, last_bcx, list(predicted), (1,), Accumulator())
     measure.step(1, last_bcx, predicted)
     measure.finish()
+
+
+def _peak_memory(takers: Sequence[Entrant], test: TestSet, start: Given, horizon: int) -> int | None:
+    """The most bytes that were allocated while the model alone was rolled out, without the others' weights; None where
+    the device doesn't count them, or the model doesn't take the test set."""
+    device = start.u_btcx.device
+    model = next((entrant for entrant in takers if entrant.name == MODEL), None)
+    if device.type != "cuda" or model is None:
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    for _ in frames_of(model, test, start, horizon):
+        pass
+    torch.cuda.synchronize(device)
+    others = {id(entrant.model): entrant.model for entrant in takers if entrant.model is not model.model}
+    return torch.cuda.max_memory_allocated(device) - sum(_weights_bytes(other) for other in others.values())
+
+
+def _weights_bytes(model: object) -> int:
+    if not isinstance(model, nn.Module):
+        return 0
+    return sum(values.nbytes for values in (*model.parameters(), *model.buffers()))
 
 
 def frames_of(entrant: Entrant, test: TestSet, start: Given, horizon: int) -> Iterator[tuple[int, Tensor]]:

@@ -5,23 +5,26 @@ small suite -> judged -> won? waits for the full suite -> judged -> won? the new
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from ups_scale.errors import UserError
 from ups_scale.evaluate import leaderboard, waiting, zoo
+from ups_scale.evaluate.agreement import on_main, raised_by_all, together
 from ups_scale.evaluate.champion import Judgement
 from ups_scale.evaluate.champions import champion, default_root, task_name
 from ups_scale.evaluate.contest import contest
 from ups_scale.evaluate.loading import open_checkpoint
 from ups_scale.evaluate.run import Measured, Outcome, Request, changed, evaluate_checkpoint, line_up, measure
 
-T = TypeVar("T")
 LEADERBOARD = "leaderboard.csv"
+DEFAULT = Path("champions")
+"""Where champions are looked for if nothing says where: beside `runs/` in the current folder."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,15 @@ def evaluate_and_judge(
     """The evaluation that `request` asks for, judged against the champion of its task in the folder `champions`
     (default: `champions/` beside the run root) if `judged`, and added to the run root's leaderboard.
 
-    All processes must call it. What was evaluated before is neither judged nor added again.
+    All processes must call it. What was evaluated before is not evaluated again, and what was judged before not judged.
 
     Raises:
         CheckpointError, DataError, UserError: see the messages.
     """
     root = _run_root(path)
     board = None if root is None else root / LEADERBOARD
-    if board is not None and accelerator.is_main_process:
-        leaderboard.check(board)  # before the work
+    if board is not None:
+        on_main(accelerator, lambda: leaderboard.check(board))  # before the work
     if champions is None and root is not None:
         champions = default_root(root / "run")
     notes: list[str] = []
@@ -59,14 +62,17 @@ def evaluate_and_judge(
         try:
             measured, lines = against_champion(measured, champions, accelerator, request)
         except UserError as error:  # raised below: first the evaluation is written
+            if not raised_by_all(error, accelerator):
+                raise
             problems.append(error)
             return measured
         notes.extend(lines)
         return measured
 
     outcome = evaluate_checkpoint(path, accelerator, request, judge if judged else None)
-    if board is not None and accelerator.is_main_process and not outcome.already_there:
-        leaderboard.append(board, outcome.report, outcome.report.get("champion", {}).get("promoted"))
+    if board is not None and outcome.new_report:
+        won = outcome.report.get("champion", {}).get("promoted")
+        on_main(accelerator, lambda: leaderboard.append(board, outcome.report, won))
         notes.append(f"leaderboard: {board}, {board.with_suffix('.html').name}")
     if problems:
         raise UserError(f"the evaluation is in {outcome.out}, but not judged: {problems[0]}")
@@ -77,25 +83,45 @@ def evaluate_queued(champions: Path, accelerator: Accelerator, request: Request)
     """The full evaluations of all that wait in the folder `champions`; `request` says how. All processes must call it.
 
     Raises:
-        UserError: the queue is damaged. One that can't be evaluated is marked as failed, with the reason, and said.
+        UserError: there is no such folder, or the queue is damaged. One that can't be evaluated is marked as failed,
+            with the reason, and said; but what one process alone met ends all, for they would be out of step.
     """
     done: list[Standing] = []
-    while True:
-        job = waiting.take(champions) if accelerator.is_main_process else None
-        told = None if job is None else (job.checkpoint, job.data, job.suite)
-        told = _from_main(told, accelerator)
-        if told is None:
-            return done
-        checkpoint, data, suite = told
+    taken: list[waiting.Job] = []  # by the main process, which alone holds the lock
+
+    def take() -> tuple[str, dict[str, Any]] | None:
+        if not champions.is_dir():
+            raise UserError(f"{champions}: no such folder of champions; name it with --champions DIR")
+        taken[:] = [job for job in [waiting.take(champions)] if job is not None]
+        return next(((job.checkpoint, _options(job)) for job in taken), None)
+
+    while (told := on_main(accelerator, take)) is not None:
+        checkpoint, options = told
         failed = None
         try:
-            asked = replace(request, suite=suite, manifest=data)
-            done.append(evaluate_and_judge(Path(checkpoint), accelerator, asked, champions=champions))
+            done.append(evaluate_and_judge(Path(checkpoint), accelerator, replace(request, **options), True, champions))
         except UserError as error:
+            if not raised_by_all(error, accelerator):
+                raise
             failed = str(error)
-            print(f"{checkpoint}: could not be evaluated: {failed}", flush=True)
-        if job is not None:
-            waiting.finish(champions, job, failed)
+            if accelerator.is_main_process:
+                print(f"{checkpoint}: could not be evaluated: {failed}", flush=True)
+        except KeyboardInterrupt:
+            for job in taken:
+                waiting.give_back(champions, job)
+            raise
+        on_main(accelerator, partial(_finish, champions, taken, failed))
+    return done
+
+
+def _finish(champions: Path, taken: list[waiting.Job], failed: str | None) -> None:
+    for job in taken:
+        waiting.finish(champions, job, failed)
+
+
+def _options(job: waiting.Job) -> dict[str, Any]:
+    """What a job says of the request."""
+    return {"suite": job.suite, "manifest": job.data, "guards": job.guards, "noise_scale": job.noise_scale}
 
 
 def against_champion(
@@ -106,7 +132,9 @@ def against_champion(
     first = _judged(measured, champions, accelerator)
     final, judgement = measured, first
     notes: list[str] = []
-    if first.second_try:
+    if first.second_try and measured.evaluation is None:
+        notes = ["no second try: the evaluation was there already; --force does it again, with one"]
+    elif first.second_try:
         final, judgement, notes = _second_try(measured, first, champions, accelerator, request)
     task = task_name(measured.report)
     report = final.report | {
@@ -116,13 +144,16 @@ def against_champion(
     }
     if judgement.tried or first.failsafes:
         report["failsafe"] = judgement.tried or [
-            {"reason": of.why, "what": "nothing: another training", "result": "advice only"} for of in first.failsafes
+            {"reason": of.why, "what": "nothing", "result": notes[0] if of.options else "advice only: another training"}
+            for of in first.failsafes
         ]
     suite = measured.report["suite"]
     if judgement.promoted:
         notes.append(f"champion of {task}, suite {suite}: {champions / task / suite / 'champion.json'}")
     if judgement.promoted and suite == "small":
-        notes.append("its full evaluation waits: tools/evaluate.py --queued")
+        elsewhere = champions.resolve() != DEFAULT.resolve()
+        where = f" --champions {shlex.quote(str(champions))}" if elsewhere else ""
+        notes.append(f"its full evaluation waits: tools/evaluate.py --queued{where}")
     return replace(final, report=report), notes
 
 
@@ -136,18 +167,15 @@ def _second_try(
     again = measure(changed(measured.lineup, guards, options.get("noise_scale", {})), accelerator)
     old = None
     if any(of.champion_too for of in first.failsafes):
-        holder = champion(champions, task_name(measured.report), measured.report["suite"])
-        path = None if holder is None else Path(str(holder.entry["checkpoint"]))
-        if path is None or not path.is_dir():
-            note = f"no second try: the champion's checkpoint {path} is gone, and guards have to be the same for both"
+        place = champions, task_name(measured.report), str(measured.report["suite"])
+        path, options_of_rival = on_main(accelerator, lambda: _rival(*place))
+        if path is None:
+            note = "no second try: the champion's checkpoint is gone, and guards have to be the same for both"
             return measured, first, [note]
-        rival = line_up(
-            open_checkpoint(path, accelerator.device),
-            measured.lineup.suite,
-            replace(request, zoo=zoo.NONE),
-            accelerator.device,
-        )
-        found = measure(changed(rival, guards, {}), accelerator)
+        asked = replace(request, **options_of_rival, manifest=measured.lineup.subject.manifest, zoo=zoo.NONE)
+        suite, device = measured.lineup.suite, accelerator.device
+        rival = together(accelerator, lambda: line_up(open_checkpoint(path, device), suite, asked, device))
+        found = measure(changed(rival, guards, asked.noise_scale), accelerator)
         old = (found.report, found.trajectories)
     second = _judged(again, champions, accelerator, first, old)
     what = ", ".join(f"{key} {value}" for key, value in options.items())
@@ -155,6 +183,15 @@ def _second_try(
     if second.promoted:
         return again, second, [note]
     return measured, replace(first, tried=second.tried), [note]
+
+
+def _rival(champions: Path, task: str, suite: str) -> tuple[Path | None, dict[str, Any]]:
+    """The champion's checkpoint, None if it is gone, and the noise that its ensembles had."""
+    holder = champion(champions, task, suite)
+    path = None if holder is None else Path(str(holder.entry["checkpoint"]))
+    if holder is None or path is None or not path.is_dir():
+        return None, {}
+    return path, {"noise": holder.report.get("noise"), "noise_scale": holder.report.get("noise_scale", {})}
 
 
 def _judged(
@@ -165,34 +202,17 @@ def _judged(
     again: tuple[dict[str, Any], dict[str, Any]] | None = None,
 ) -> Judgement:
     """The judgement of the main process, on all."""
-    found: tuple[Judgement | None, UserError | None] = (None, None)
-    if accelerator.is_main_process:
-        try:
-            judgement = contest(
-                champions,
-                measured.report,
-                measured.trajectories,
-                recipe=measured.lineup.checkpoint.recipe,
-                after=after,
-                champion_again=again,
-            )
-            found = (judgement, None)
-        except UserError as error:  # raised by all, below
-            found = (None, error)
-    result, problem = _from_main(found, accelerator)
-    if problem is not None:
-        raise problem
-    assert result is not None
-    return result
-
-
-def _from_main(value: T, accelerator: Accelerator) -> T:
-    """The main process' value, on all."""
-    if accelerator.num_processes == 1:
-        return value
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
+    return on_main(
+        accelerator,
+        lambda: contest(
+            champions,
+            measured.report,
+            measured.trajectories,
+            recipe=measured.lineup.checkpoint.recipe,
+            after=after,
+            champion_again=again,
+        ),
+    )
 
 
 def _run_root(path: Path) -> Path | None:

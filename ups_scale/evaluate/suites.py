@@ -90,6 +90,13 @@ def settings(suite: Suite, horizons: Sequence[int], given: int, factors: Sequenc
     return {**asdict(suite), "horizons": list(horizons), "context_frames": given, "factors": list(factors)}
 
 
+def chain_hash(won: str, following: Suite) -> str:
+    """12 hex digits of a suite's hash and the settings of the suite that its winners go on to: other ones if either
+    has changed."""
+    text = json.dumps([won, asdict(following)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def suite_hash(told: Mapping[str, Any], manifest_digest: str, measured: Mapping[str, Any]) -> str:
     """12 hex digits: evaluations with the same ones are of the same windows of the same data, and can be compared.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ups_scale.evaluate.bootstrap import Comparison
-from ups_scale.evaluate.gates import ALL, steps
+from ups_scale.evaluate.gates import ALL, PHYSICS, steps
 from ups_scale.recipe import validate
 from ups_scale.recipe.load import difference
 
@@ -51,7 +51,7 @@ class Findings:
 
     def physics_decays(self) -> bool:
         lower = self.comparison is not None and self.comparison.overall(self.step).improvement > 0
-        return lower and self.failed("conservation_gap", "bc_violation", "physics_")
+        return lower and self.failed(*PHYSICS, "physics_")
 
     def confidence(self) -> bool:
         spreads = [

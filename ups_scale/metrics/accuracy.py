@@ -37,23 +37,9 @@ def num_points(truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
 
 
 def squared_error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """mean_x e^2, (B, H, C) float64. RMSE over many trajectories is the root of the mean of this."""
-    return _mean(_error(pred_bhcx, truth_bhcx, mask_bhcx).square(), mask_bhcx)
-
-
-def rmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """sqrt(mean_x e^2), (B, H, C) float64, in the field's unit."""
-    return squared_error(pred_bhcx, truth_bhcx, mask_bhcx).sqrt()
-
-
-def mae(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """mean_x |e|, (B, H, C) float64, in the field's unit."""
-    return _mean(_error(pred_bhcx, truth_bhcx, mask_bhcx).abs(), mask_bhcx)
-
-
-def max_error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """max_x |e|, (B, H, C) float64, in the field's unit."""
-    return _error(pred_bhcx, truth_bhcx, mask_bhcx).abs().flatten(3).amax(-1)
+    """mean_x e^2, (B, H, C) float64."""
+    error_bhcx = _valid(pred_bhcx.double() - truth_bhcx.double(), mask_bhcx)
+    return _mean(error_bhcx.square(), mask_bhcx)
 
 
 def nrmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
@@ -62,7 +48,7 @@ def nrmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None
     Not defined where the truth is zero everywhere (see `truth_is_zero`): inf or NaN there.
     """
     square_truth = _mean(_valid(truth_bhcx.double(), mask_bhcx).square(), mask_bhcx)
-    return rmse(pred_bhcx, truth_bhcx, mask_bhcx) / square_truth.sqrt()
+    return squared_error(pred_bhcx, truth_bhcx, mask_bhcx).sqrt() / square_truth.sqrt()
 
 
 def truth_is_zero(truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
@@ -89,13 +75,6 @@ def vrmse(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None
     return value, variance < VARIANCE_FLOOR
 
 
-def rel_l2(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
-    """Joint ||e|| / ||y||, (B, H) float64: entry h is over space, all fields and steps 1 to h + 1 together."""
-    error = _error(pred_bhcx, truth_bhcx, mask_bhcx).square().flatten(2).sum(-1).cumsum(1)
-    truth = _valid(truth_bhcx.double(), mask_bhcx).square().flatten(2).sum(-1).cumsum(1)
-    return torch.sqrt(error / truth)
-
-
 def non_finite(pred_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
     """Whether a prediction is not finite at a point that is measured, (B, H, C) bool."""
     return ~_valid(pred_bhcx, mask_bhcx).isfinite().flatten(3).all(-1)
@@ -104,10 +83,6 @@ def non_finite(pred_bhcx: Tensor, mask_bhcx: Tensor | None = None) -> Tensor:
 def _valid(values_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
     """The values, and zero where nothing is measured."""
     return values_bhcx if mask_bhcx is None else torch.where(mask_bhcx, values_bhcx, 0.0)
-
-
-def _error(pred_bhcx: Tensor, truth_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:
-    return _valid(pred_bhcx.double() - truth_bhcx.double(), mask_bhcx)
 
 
 def _mean(values_bhcx: Tensor, mask_bhcx: Tensor | None) -> Tensor:

@@ -59,8 +59,9 @@ class EnsembleMeasure:
     """The reliability of ensembles of M members, added to `accumulator` at the steps `horizons`.
 
     Attributes:
-        coverage: by step, (B, L) float64: of each trajectory at the `LEVELS`, over its fields and points; for a
-            bootstrap over trajectories.
+        covered: by step, (B, L) float64: how many values of each trajectory, over its fields and points, lie within the
+            interval of each of the `LEVELS`; NaN where a member is not finite.
+        counted: by step, (B,): how many there are.
 
     Raises:
         ValueError: fewer than two members, which have no spread.
@@ -76,7 +77,8 @@ class EnsembleMeasure:
     ) -> None:
         if members < 2:
             raise ValueError(f"{members} members, expected 2 or more: one has no spread")
-        self.coverage: dict[int, Tensor] = {}
+        self.covered: dict[int, Tensor] = {}
+        self.counted: dict[int, Tensor] = {}
         self._spec, self._accumulator, self._members = spec, accumulator, members
         self._measured, self._prefix = tuple(horizons), f"{spec.name}/{predictor}"
 
@@ -120,6 +122,5 @@ class EnsembleMeasure:
             for level, share in zip(LEVELS, within, strict=True):
                 self._accumulator.add(f"{at}/ece@{k}#{level}", share[:, c], where)
                 self._accumulator.add(f"{at}/coverage_{round(100 * level)}@{k}", share[:, c], where)
-        counted = here.flatten(1).sum(1)
-        per_level = [torch.where(here, share, 0.0).flatten(1).sum(1) / counted for share in within]
-        self.coverage[k] = torch.stack(per_level, dim=1)
+        self.counted[k] = here.flatten(1).sum(1)
+        self.covered[k] = torch.stack([torch.where(here, share, 0.0).flatten(1).sum(1) for share in within], dim=1)

@@ -1,6 +1,6 @@
 """How far predictions leave the physics: conservation gaps, divergence, and what is stated at the sides.
 
-Dimensions: b trajectory, h step, c field, x space (cells of a uniform grid). Everything is float64.
+Dimensions: b trajectory, c field, p predictor, x space (cells of a uniform grid). Everything is float64.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ups_scale.physics.boundaries import conditions, residual
 from ups_scale.physics.families import FamilySpec
-from ups_scale.physics.invariants import Fields, Quantity, domain_integral, fields_of, quantities
+from ups_scale.physics.invariants import Fields, Quantity, domain_integral
 from ups_scale.physics.projections import relative_divergence
 
 NO_CELLS = "scattered points have no cells to integrate over"
@@ -46,18 +46,6 @@ class Budget:
         return torch.where(drift == 0, 0.0, drift / self._scale)
 
 
-def conservation_gap(pred_bhcx: Tensor, last_bcx: Tensor, invariant: str, spec: FamilySpec) -> Tensor:
-    """The gap of the quantities called `invariant` since the last given frame (`Budget.gap`), (B, H, Q) float64: one
-    per field if it is of each field by itself, else one.
-
-    Ask `physics.invariants.conserved(spec)` which invariants hold: for any other the figure means nothing.
-    """
-    assert spec.geometry == "grid", NO_CELLS
-    start, fields = fields_of(last_bcx[:, None].double(), spec), fields_of(pred_bhcx.double(), spec)
-    gaps = [Budget(one, start, spec).gap(fields) for one in quantities(spec) if one.name == invariant]
-    return torch.stack(gaps, dim=-1)
-
-
 def bc_missed(u_bcpx: Tensor, spec: FamilySpec) -> tuple[tuple[int, ...], Tensor]:
     """The fields (numbers among the predicted ones) of which something is stated at a side, and the RMS over all those
     cells of what they miss it by: (B, F, P) float64, in the field's unit.
@@ -76,8 +64,8 @@ def bc_missed(u_bcpx: Tensor, spec: FamilySpec) -> tuple[tuple[int, ...], Tensor
 
 
 def divergence(u_bdpx: Tensor, spec: FamilySpec) -> Tensor:
-    """RMS(div u) L / RMS(u), (B, P) float64, of the velocities (B, D, P, *X) of P predictors: in the solvers' stencil,
-    which is the projection's too (`physics.projections.relative_divergence`)."""
+    """RMS(div u) L / RMS(u), (B, P) float64, of the velocities (B, D, P, *X) of P predictors, in the projection's
+    stencil (`physics.projections.relative_divergence`). Data of another stencil have a floor: the truth's figure."""
     found = relative_divergence(u_bdpx.transpose(1, 2).flatten(0, 1), spec)
     return found.view(len(u_bdpx), u_bdpx.shape[2])
 

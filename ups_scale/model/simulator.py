@@ -20,13 +20,23 @@ from ups_scale.model.constants import constant
 from ups_scale.model.decoder import PatchDecoder
 from ups_scale.model.embed import Conditioner
 from ups_scale.model.encoder import GridEncoder
+from ups_scale.model.lattice import Tiling
 from ups_scale.model.layout import decoder_kind, encoder_kind, inputs, lattice_of, tiling
 from ups_scale.model.operator import StackedOperator
 from ups_scale.model.places import Places, ask, describe, num_places, own_places, own_queries
 from ups_scale.model.points import PointEncoder
 from ups_scale.model.queries import Queries
 from ups_scale.model.requirements import check_family, check_places, check_shapes, check_steps
-from ups_scale.model.rollouts import RECONSTRUCTION, Guard, Rollout, Shift, field_frames, latent_frames, rolled_back, van_der_corput
+from ups_scale.model.rollouts import (
+    RECONSTRUCTION,
+    Guard,
+    Rollout,
+    Shift,
+    field_frames,
+    latent_frames,
+    rolled_back,
+    van_der_corput,
+)
 from ups_scale.model.scales import RMS_FLOOR
 from ups_scale.model.u_shaped import UShapedOperator
 from ups_scale.model.window import Window, filled_times
@@ -296,6 +306,19 @@ class Simulator(nn.Module):
         patch = self._rolled_patch(spec)
         offsets = tuple(int(size * van_der_corput(step - 1)) for size in patch.values())
         return (offsets, tuple(patch)) if any(offsets) else None
+
+    @property
+    def patches(self) -> dict[str, Tiling]:
+        """By family on a grid, the patches between whose faces it may jump: none of a baseline."""
+        return {} if self.baseline else self.tilings
+
+    @property
+    def moving_patches(self) -> frozenset[str]:
+        """The families whose rollouts cut their patches elsewhere at every step: see `_next_patches`."""
+        if self.latent:
+            return frozenset()
+        sizes = {name: self._rolled_patch(spec).values() for name, spec in self.specs.items()}
+        return frozenset(name for name, of in sizes.items() if max(of, default=1) > 1)
 
     def _rolled_patch(self, spec: FamilySpec) -> dict[int, int]:
         """Points of a patch along each axis that fields may be rolled along before they are cut."""

@@ -105,11 +105,6 @@ def _only(field: str) -> Callable[[Fields], tuple[Tensor, ...]]:
     return lambda fields: (fields[field],)
 
 
-def conserved(spec: FamilySpec) -> tuple[str, ...]:
-    """The names of the functionals that are constant in time for this data: closed by the kinds of its sides."""
-    return tuple(dict.fromkeys(quantity.name for quantity in quantities(spec) if quantity.is_closed))
-
-
 def fields_of(u_cx: Tensor, spec: FamilySpec) -> dict[str, Tensor]:
     """(..., C, *X) as fields by name, (..., *X) each."""
     return dict(zip(spec.fields, u_cx.unbind(-1 - spec.dimensions), strict=True))

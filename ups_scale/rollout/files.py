@@ -6,7 +6,8 @@
     parameters/<name> (N), keys (N)
 
 T counts the given frames and the predicted ones; the root attribute `first_predicted_frame` says where the latter
-start. Points without a value hold NaN. `tools/shard.py` and the readers of PDEBench's files take it.
+start. Points without a value, and frames that are never written, hold NaN. `tools/shard.py` and the readers of
+PDEBench's files take it.
 
 Dimensions: n trajectory, b trajectory of a batch, t frame, c field, x space axes or points, p parameter.
 """
@@ -41,7 +42,9 @@ class RolloutFile:
             if len(spec.dynamic) == 1 and number in spec.dynamic and (len(spec.grid) == 1 or spec.steady):
                 array = "tensor"
             frames = () if name in spec.static else (num_frames,)
-            self._arrays.append(file.create_dataset(array, (num_trajectories, *frames, *spec.grid), "float32"))
+            self._arrays.append(
+                file.create_dataset(array, (num_trajectories, *frames, *spec.grid), "float32", fillvalue=np.nan)
+            )
 
     def write(self, first: int, frame: int, u_bcx: Tensor, mask_bcx: Tensor | None = None) -> None:
         """Writes a frame of the trajectories from number `first` on; NaN where `mask_bcx` is False."""

@@ -12,7 +12,7 @@ Dimensions: b trajectory, c field, x space axes or points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,6 +41,8 @@ class Guards:
         specs: the families to tell of in `applied` and `left_out`.
         tilings: the patches of the model that is judged, by family (`Simulator.tilings`), whose faces `interface_flux`
             looks at: those of the same grid. Give the same ones for all models that are compared with it.
+        moving: the names in `tilings` whose patches move from step to step (`Simulator.moving_patches`): they have no
+            faces to look at.
 
     Raises:
         UserError: there is no guard of a name; lists those that there are.
@@ -49,6 +51,7 @@ class Guards:
     names: tuple[str, ...]
     specs: Mapping[str, FamilySpec]
     tilings: Mapping[str, Tiling] = field(default_factory=dict)
+    moving: Collection[str] = ()
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in GUARDS]
@@ -79,7 +82,7 @@ class Guards:
         Args:
             mask_bcx: (B, C, *X) bool, where the last given frame has a value; None: everywhere.
         """
-        names, tiling = self.of(spec), self._tiling(spec)
+        names, (tiling, _) = self.of(spec), self._patches(spec)
         if not names:
             return None
         kept = constant(conserved_fields(spec), last_bcx.device)
@@ -106,12 +109,15 @@ class Guards:
         return guard
 
     def _reasons(self, spec: FamilySpec) -> dict[str, str]:
-        tiling = self._tiling(spec)
-        return {name: _why_not(name, spec, tiling) for name in GUARDS if name in self.names}
+        tiling, moves = self._patches(spec)
+        return {name: _why_not(name, spec, tiling, moves) for name in GUARDS if name in self.names}
 
-    def _tiling(self, spec: FamilySpec) -> Tiling | None:
-        same = (of for of in self.tilings.values() if (of.grid, of.periodic) == (spec.grid, spec.periodic))
-        return next(same, None)
+    def _patches(self, spec: FamilySpec) -> tuple[Tiling | None, bool]:
+        """The patches of the family's grid, if they are known, and whether they move."""
+        for name, tiling in self.tilings.items():
+            if (tiling.grid, tiling.periodic) == (spec.grid, spec.periodic):
+                return tiling, name in self.moving
+        return None, False
 
 
 def conserved_fields(spec: FamilySpec) -> tuple[int, ...]:
@@ -121,7 +127,7 @@ def conserved_fields(spec: FamilySpec) -> tuple[int, ...]:
     return tuple(number for number in spec.dynamic if spec.fields[number] in names)
 
 
-def _why_not(name: str, spec: FamilySpec, tiling: Tiling | None) -> str:
+def _why_not(name: str, spec: FamilySpec, tiling: Tiling | None, moves: bool) -> str:
     """Why a guard doesn't act on a family; empty if it does."""
     if name == "positivity":
         return "" if positive(spec) else "the registry calls none of its predicted fields positive"
@@ -133,16 +139,18 @@ def _why_not(name: str, spec: FamilySpec, tiling: Tiling | None) -> str:
         return "" if divergence_free(spec) else "the registry names no velocity without divergence that it predicts"
     if name == "conservation":
         return "" if conserved_fields(spec) else "no integral of a predicted field is constant under its boundaries"
-    return _why_no_faces(spec, tiling)
+    return _why_no_faces(spec, tiling, moves)
 
 
-def _why_no_faces(spec: FamilySpec, tiling: Tiling | None) -> str:
+def _why_no_faces(spec: FamilySpec, tiling: Tiling | None, moves: bool) -> str:
     if spec.steady:
         return "it is steady: there is no change from frame to frame"
     if has_shocks(spec):
         return "its solutions have shocks, which jump where they are"
     if tiling is None:
         return "no patches are known for it"
+    if moves:
+        return "the model's patches move from step to step"
     if not tiling.exact:
         return "its patches overlap, so there are no faces between them"
     if not face_axes(tiling):

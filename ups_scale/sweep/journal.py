@@ -132,14 +132,24 @@ class Claim:
 
     @classmethod
     def take(cls, out: Path, label: str) -> Claim | None:
-        """The claim on the work of that name."""
+        """The claim on the work of that name.
+
+        Raises:
+            UserError: the file system has no locks.
+        """
         path = out / "claims" / f"{label}.lock"
         file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             return None
+        except OSError as error:
+            file.close()
+            raise UserError(
+                f"{path}: the file system under {out} gives no lock ({error.strerror}); name an --out on one that has "
+                "them: a local disk, NFS 4, Lustre with flock"
+            ) from None
         return cls(path, file)
 
     def left_behind(self) -> int | None:

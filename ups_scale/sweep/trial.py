@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ups_scale.errors import DataError, DivergenceError
+from ups_scale.errors import DataError, DivergenceError, UserError
 from ups_scale.recipe.load import from_dict, identity
 from ups_scale.sweep import processes
 from ups_scale.sweep.journal import Claim, Trial
@@ -23,6 +23,7 @@ from ups_scale.train.early_stop import NOT_FINITE, PROXY, stopped
 
 ATTEMPTS = 3
 """How often a training that a signal ended, as when memory runs out, is taken up again from its newest checkpoint."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ class Place:
 
 
 class Runner:
-    """Runs trials and full evaluations as processes of slot number `slot` of this machine."""
+    """Runs trials and full evaluations as processes of slot number `slot` of this machine.
+
+    Raises:
+        UserError: the environment names GPUs in a way that DeepSpeed's launcher doesn't take.
+    """
 
     def __init__(self, place: Place, slot: int, stop: threading.Event) -> None:
-        self._place, self._slot, self._stop = place, slot, stop
+        self._place, self._stop = place, stop
+        self._gpus = _gpus(place, slot)
 
     def trial(self, trial: Trial, claim: Claim, reference: Path | None, share: float | None) -> Outcome:
         """What comes of a trial; `reference` is the run that it is compared with after `share` of the steps.
@@ -89,7 +95,7 @@ class Runner:
         gates = {} if reference is None else {"gates.proxy_against": str(reference), "gates.proxy_share": share}
         log = self._log(trial)
         for _ in range(ATTEMPTS):
-            code = self._run(self._pretrain({**trial.values, **gates}), log, claim)
+            code = self._run(self._pretrain({**trial.values, **gates}), log, claim, self._place.accelerators > 1)
             if 0 <= code < 128:  # else a signal ended it
                 break
         if code == DivergenceError.exit_code:
@@ -113,25 +119,23 @@ class Runner:
             return Outcome(DIVERGED, worse=worse, error=_lost(lost), step=report["step"])
         return Outcome(DONE, value, worse, step=report["step"])
 
-    def _run(self, line: list[str], log: Path, claim: Claim) -> int:
+    def _run(self, line: list[str], log: Path, claim: Claim, by_launcher: bool = False) -> int:
         environment = dict(os.environ)
-        if self._place.gpus and self._place.parallel > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = self._devices()
-        elif not self._place.gpus:
+        if self._gpus and by_launcher:  # it is told by --include, and counts among all GPUs of the machine
+            environment.pop(VISIBLE, None)
+        elif self._gpus:
+            environment[VISIBLE] = ",".join(self._gpus)
+        else:
             share = len(os.sched_getaffinity(0)) // (self._place.parallel * self._place.accelerators)
             environment.setdefault("OMP_NUM_THREADS", str(max(1, share)))
         return processes.run(line, log, self._stop, environment, claim.started)
-
-    def _devices(self) -> str:
-        first = self._slot * self._place.accelerators
-        return ",".join(map(str, range(first, first + self._place.accelerators)))
 
     def _pretrain(self, overrides: Values) -> list[str]:
         place, start = self._place, [sys.executable]
         if place.accelerators > 1:
             start = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(_free_port())]
-            if place.gpus and place.parallel > 1:
-                start += ["--include", f"localhost:{self._devices()}"]
+            if self._gpus:
+                start += ["--include", f"localhost:{','.join(self._gpus)}"]
             else:
                 start += ["--num_accelerators", str(place.accelerators)]
         line = [*start, str(place.code / "launch" / "pretrain.py"), "--recipe", str(place.out / "recipe.json")]
@@ -151,6 +155,20 @@ class Runner:
         folder = self._place.out / "logs"
         folder.mkdir(exist_ok=True)
         return folder / f"{trial.label}.log"
+
+
+def _gpus(place: Place, slot: int) -> list[str]:
+    """The GPUs of a slot as the machine counts them, of those that this process may see; empty on the CPU."""
+    visible = os.environ.get(VISIBLE)
+    numbers = visible.split(",") if visible else list(map(str, range(place.gpus)))
+    first = slot * place.accelerators
+    found = [number.strip() for number in numbers[: place.gpus][first : first + place.accelerators]]
+    if place.accelerators > 1 and not all(number.isdecimal() for number in found):
+        raise UserError(
+            f"{VISIBLE}={visible}: DeepSpeed's launcher takes GPUs by number; name them by the numbers that "
+            "nvidia-smi -L shows, or use --accelerators 1"
+        )
+    return found
 
 
 def _report(run: Path, suite: str) -> dict[str, Any]:

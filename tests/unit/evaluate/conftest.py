@@ -52,7 +52,8 @@ class Stub:
 
     context_frames = 2
     latent = False
-    tilings: ClassVar = {}
+    patches: ClassVar = {}
+    moving_patches = frozenset()
 
     def __init__(self):
         self.specs = {}

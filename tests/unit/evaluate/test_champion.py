@@ -91,6 +91,14 @@ def test_one_trajectory_is_not_enough():
     assert json.dumps(found.as_dict(), allow_nan=False)
 
 
+def test_other_ensembles_are_no_ece_gate_and_said():
+    made = evaluation("b", factor=0.9, ece=0.5)
+    made[0]["noise"] = 0.01
+    found = against(made, evaluation())
+    assert found.promoted
+    assert any(reason.startswith("ece is not judged: ensembles of ") for reason in found.reasons)
+
+
 def test_the_first_champion_needs_the_trivial_predictors_only():
     first = judge(*evaluation(ece=0.9), None, None, Bars())
     assert (first.promoted, first.against, first.improvement) == (True, None, None)

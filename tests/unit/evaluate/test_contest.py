@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
+from pathlib import Path
 
 import pytest
 from judged import evaluation
 
 from ups_scale.errors import DataError, UserError
-from ups_scale.evaluate import champions, waiting
+from ups_scale.evaluate import champions, suites, waiting
 from ups_scale.evaluate.champions import champion, default_root, open_task, read_lines, task_name
 from ups_scale.evaluate.contest import contest
 
@@ -89,12 +91,85 @@ def test_a_winner_of_the_small_suite_waits_for_the_full_one_once(root):
     contest(root, *full(evaluation("a")))
     (line,) = read_lines(root / TASK / "queue.jsonl")
     assert {key: line[key] for key in waiting.KEYS} == {
-        "checkpoint": "runs/a/checkpoints/step-100",
+        "checkpoint": str(Path("runs/a/checkpoints/step-100").resolve()),
         "checkpoint_sha256": evaluation("a")[0]["checkpoint_sha256"],
-        "data": "data/demo/manifest.json",
+        "data": str(Path("data/demo/manifest.json").resolve()),
         "suite": "full",
+        "suites_hash": line["suites_hash"],
         "state": "waiting",
     }
+
+
+def test_paths_mean_the_same_from_every_folder(root, tmp_path, monkeypatch):
+    made = evaluation("a")
+    made[0]["manifest"] = "s3://bucket/demo/manifest.json"
+    monkeypatch.chdir(tmp_path)
+    contest(root, *made)
+    (line,) = read_lines(root / TASK / "queue.jsonl")
+    entry = champion(root, TASK, "small").entry
+    assert line["checkpoint"] == entry["checkpoint"] == str(tmp_path / "runs/a/checkpoints/step-100")
+    assert line["data"] == entry["manifest"] == "s3://bucket/demo/manifest.json"
+
+
+def test_the_full_evaluation_waits_again_when_either_suite_has_changed(root, monkeypatch):
+    contest(root, *evaluation("a"))
+    waiting.finish(root, waiting.take(root))
+    changed = evaluation("a")
+    for of in changed:
+        of["suite_hash"] = "new"
+    contest(root, *changed)
+    assert [line["state"] for line in read_lines(root / TASK / "queue.jsonl")] == ["done", "waiting"]
+    waiting.finish(root, waiting.take(root))
+    longer = dataclasses.replace(suites.SUITES["full"], members=16)
+    monkeypatch.setitem(suites.SUITES, "full", longer)
+    contest(root, *changed)
+    assert [line["state"] for line in read_lines(root / TASK / "queue.jsonl")] == ["done", "done", "waiting"]
+
+
+def test_the_champion_evaluated_again_stays_it_and_nothing_is_written_anew(root):
+    contest(root, *evaluation("a"))
+    place = root / TASK / "small/champion.json"
+    before = place.read_bytes()
+    found = contest(root, *evaluation("a"))
+    assert (found.promoted, found.against, found.second_try) == (True, "a", {})
+    assert {gate["name"] for gate in found.gates} == {"persistence"}
+    assert found.verdict[0] == "changed: nothing, it is the champion itself"
+    assert found.reasons[0].startswith("the champion itself, since 20")
+    assert place.read_bytes() == before
+    assert [line["promoted"] for line in history(root)] == [True]
+
+
+def test_a_second_try_that_won_is_the_champion_when_evaluated_again_without_its_guards(root):
+    won = evaluation("a")
+    won[0]["guards"] = ["conservation"]
+    contest(root, *won)
+    found = contest(root, *evaluation("a"))
+    assert found.promoted
+    assert "(guards: conservation)" in found.reasons[0]
+    held = champion(root, TASK, "small")
+    assert held.entry["guards"] == ["conservation"]
+    assert waiting.take(root).guards == ("conservation",)
+
+
+def test_what_was_stopped_while_it_was_promoted_is_made_up_for_once(root):
+    contest(root, *evaluation("a"))
+    for name in ("history.jsonl", "queue.jsonl"):
+        (root / TASK / name).unlink()
+    for _ in range(2):
+        assert contest(root, *evaluation("a")).promoted
+    assert [(line["run"], line["promoted"]) for line in history(root)] == [("a", True)]
+    assert len(read_lines(root / TASK / "queue.jsonl")) == 1
+
+
+@pytest.mark.parametrize("same", ["checkpoint_sha256", "run"])
+def test_a_copy_of_the_champion_is_not_promoted(root, same):
+    contest(root, *evaluation("a"))
+    before = (root / TASK / "small/champion.json").read_bytes()
+    copy = evaluation("a")
+    copy[0].update({"checkpoint_sha256": "77" * 32, "run": "copy"} | {same: copy[0][same]})
+    found = contest(root, *copy)
+    assert (found.promoted, found.improvement) == (False, 0.0)
+    assert (root / TASK / "small/champion.json").read_bytes() == before
 
 
 def test_a_full_evaluation_that_failed_waits_again_when_its_winner_is_evaluated_again(root):

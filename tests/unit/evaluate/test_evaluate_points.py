@@ -13,11 +13,11 @@ from suite_runs import evaluate, written
 
 from ups_scale.data.batch import FieldBatch
 from ups_scale.evaluate.testset import TestSet
-from ups_scale.metrics.physics import conservation_gap
+from ups_scale.metrics.physics import Budget
 from ups_scale.metrics.spectra import power_spectrum
 from ups_scale.observe.pictures import comparison
 from ups_scale.physics.families import FAMILIES
-from ups_scale.physics.invariants import conserved
+from ups_scale.physics.invariants import quantities
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
 # A family of the registry that conserves its integral, as a point set.
@@ -87,9 +87,10 @@ def test_figures_of_cells_refuse_points():
     u = torch.zeros(1, 3, 40)
     with pytest.raises(AssertionError, match="no Fourier transform"):
         power_spectrum(u, VORTICES)
-    assert conserved(replace(VORTICES, geometry="grid", grid=(4, 4)))
+    (integral, *_) = quantities(replace(VORTICES, geometry="grid", grid=(4, 4)))
+    assert integral.is_closed
     with pytest.raises(AssertionError, match="no cells to integrate over"):
-        conservation_gap(u[:, None], u, "integral", VORTICES)
+        Budget(integral, {"vorticity": u}, VORTICES)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -112,6 +112,16 @@ def test_saved_report_belongs_to_its_checkpoint_data_suite_and_guards(good, subj
     assert report.saved(out, subject) is None
 
 
+def test_saved_is_what_was_requested_whatever_a_second_try_used(tmp_path, models, tests, subject, accelerator):
+    tried = replace(subject, guards=("conservation",), noise_scale=(("advection_1d", 2.0),), asked=subject.requested)
+    content = written(tmp_path / "small", models.linear, tests, tried, accelerator)
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
+    assert content["guards"] == ["conservation"]
+    assert content["requested"] == {"guards": [], "noise_scale": {}}
+    assert report.saved(tmp_path / "small", subject) == content
+    assert report.saved(tmp_path / "small", replace(subject, guards=("conservation",))) is None
+
+
 def test_failed_evaluation_leaves_nothing(tmp_path, models, tests, subject, accelerator, monkeypatch):
     def fail(*_):
         raise RuntimeError("no picture")

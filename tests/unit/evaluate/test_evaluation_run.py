@@ -15,9 +15,11 @@ from evaluated_runs import write_data, write_run
 
 from ups_scale.data.manifest import load_manifest
 from ups_scale.errors import CheckpointError, DataError, UserError
+from ups_scale.evaluate import leaderboard, suites
+from ups_scale.evaluate import report as reports
 from ups_scale.evaluate import run as running
-from ups_scale.evaluate import suites
 from ups_scale.evaluate.run import Request, evaluate_checkpoint
+from ups_scale.evaluate.saved import find_report
 from ups_scale.model.simulator import Simulator
 
 ROOT = Path(__file__).parents[3]
@@ -98,6 +100,9 @@ def test_the_full_suite_has_all_splits_longer_rollouts_and_ensembles(there, acce
     diagram = report["reliability"]["gray_scott_2d"]
     assert (diagram["members"], diagram["noise"], diagram["step"]) == (8, 0.03, 8)
     assert len(diagram["coverage"]) == len(diagram["levels"]) == 9
+    between = diagram["interval"]
+    assert all(a <= b <= c for a, b, c in zip(between["low"], diagram["coverage"], between["high"], strict=True))
+    assert between["ece_low"] < between["ece_high"]
     assert report["spectra"]["gray_scott_2d"].keys() >= {"truth", "model", "persistence", "step", "fields"}
     assert len(report["budgets"]["advection_1d"]["integral"]["model"]) == 8
     assert report["efficiency"]["advection_1d"]["metrics_s"] > 0
@@ -106,6 +111,31 @@ def test_the_full_suite_has_all_splits_longer_rollouts_and_ensembles(there, acce
         assert len(set(kept["keys"])) == report["data"][family]["num_trajectories"]
         for k, values in kept["nrmse"]["model"].items():
             assert sum(values) / len(values) == pytest.approx(table["model"][f"nrmse@{k}"], rel=1e-9)
+
+
+def test_a_full_suite_without_ensembles_says_why(there, accelerator):
+    report = evaluate_checkpoint(there.run, accelerator, Request(suite="full", noise=0.0)).report
+    jsonschema.validate(report, SCHEMA)
+    assert "reliability" not in report
+    assert report["reliability_left_out"].startswith("no ensembles: the noise of the given frames is 0, by stabiliz")
+    assert "reliability_left_out" not in evaluate_checkpoint(there.run, accelerator, Request()).report
+
+
+def test_an_evaluation_with_guards_lies_beside_the_plain_one(there, accelerator):
+    plain = evaluate_checkpoint(there.run, accelerator, Request())
+    guarded = evaluate_checkpoint(there.run, accelerator, Request(guards=("helmholtz", "conservation")))
+    assert [done.out.name for done in (plain, guarded)] == ["small", "small-conservation-helmholtz"]
+    assert evaluate_checkpoint(there.run, accelerator, Request()).already_there
+    assert evaluate_checkpoint(there.run, accelerator, Request(guards=("conservation", "helmholtz"))).already_there
+    for suite in (None, "small"):
+        assert find_report(there.run, suite).parent.name == "small"
+    assert leaderboard.rebuild(there.run.parent / "leaderboard.csv", there.run.parent).rows == 2
+
+
+def test_times_are_of_a_named_device(there, accelerator, monkeypatch):
+    monkeypatch.setattr(reports, "device_name", lambda device: "a fast one")
+    report = evaluate_checkpoint(there.run, accelerator, Request()).report
+    assert {of["device"] for of in report["efficiency"].values()} == {report["device"]} == {"a fast one"}
 
 
 def test_a_suite_measures_the_same_of_every_model(there, accelerator, monkeypatch):
@@ -257,7 +287,7 @@ def test_missing_data_are_named_with_the_remedy(there, accelerator):
 
 def test_trajectories_too_short_for_the_horizons_are_refused(there, accelerator):
     change(there.checkpoint, "recipe.json", lambda recipe: recipe["evaluate"].update(horizons=[1, 16]))
-    with pytest.raises(DataError, match="advection_1d: trajectories have 9 frames, but 1 given frames and a rollout of"):
+    with pytest.raises(DataError, match="advection_1d: trajectories have 9 frames, but 1 given frames and a"):
         evaluate_checkpoint(there.run, accelerator, Request())
 
 

@@ -8,6 +8,7 @@ from judged import FAMILIES, STEPS, diverge, evaluation
 from ups_scale.errors import UserError
 from ups_scale.evaluate.gates import (
     Bars,
+    ece_gates,
     horizon_gates,
     persistence_gates,
     physics_gates,
@@ -78,6 +79,43 @@ def test_physics_is_over_families_and_beyond_their_spread():
     assert gate["value"] / gate["champion"] == pytest.approx(1.2)
 
 
+@pytest.mark.parametrize("number", [3, 4, 16])
+@pytest.mark.parametrize("worse", [3, 10, 1000])
+@pytest.mark.parametrize("metric", ["conservation_gap", "bc_violation", "divergence", "spectral_error"])
+def test_one_family_that_gets_worse_is_no_noise_however_many_there_are(number, worse, metric):
+    names = tuple(f"family{i}" for i in range(number))
+    old, new = (tables(families=names, **{metric: 0.05}) for _ in range(2))
+    new["family1"]["model"][f"{metric}@16"] *= worse
+    places = {(gate["name"], gate["family"]) for gate in physics_gates(Bars(), 16, new, old) if not gate["passed"]}
+    alone = {(metric, "family1")} if metric in ("divergence", "spectral_error") else set()
+    assert places == {(f"physics_{metric}", "all")} | alone
+
+
+def test_of_one_or_two_families_a_bad_one_fails_by_itself():
+    for names in (("one",), ("one", "two")):
+        old, new = (tables(families=names, shock_iou=0.9) for _ in range(2))
+        new["one"]["model"]["shock_iou@16"] = 0.75
+        gates = physics_gates(Bars(), 16, new, old)
+        assert failed(gates) == {("one", 16), ("all", 16)}
+        (gate,) = [
+            gate for gate in gates if (gate["name"], gate["family"]) == ("shock_iou", "one") and not gate["passed"]
+        ]
+        assert (gate["value"], gate["champion"], gate["limit"]) == pytest.approx((0.25, 0.1, 0.2))
+
+
+def test_ece_is_judged_of_equal_ensembles_only():
+    worse, old = evaluation("b", ece=0.2)[0], evaluation()[0]
+    assert len(failed(ece_gates(Bars(), worse, old)[0])) == 12
+    worse["noise_scale"] = {"burgers_1d": 2.0}  # a second try's, which the gate is there to judge
+    assert len(failed(ece_gates(Bars(), worse, old)[0])) == 12
+    worse["noise"] = 0.01
+    gates, why = ece_gates(Bars(), worse, old)
+    assert gates == []
+    assert why == "ece is not judged: ensembles of 8 members and noise 0.01, the champion's of 8 members and noise 0.03"
+    worse |= {"noise": 0.03, "suite_settings": {"members": 4}}
+    assert ece_gates(Bars(), worse, old)[0] == []
+
+
 def test_an_overlap_of_shocks_is_worse_where_it_is_smaller():
     worse = physics_gates(Bars(), 16, tables(shock_iou=0.8), tables(shock_iou=0.9))
     better = physics_gates(Bars(), 16, tables(shock_iou=0.9), tables(shock_iou=0.8))
@@ -91,15 +129,21 @@ def test_a_horizon_is_shorter_only_beyond_its_noise():
 
 
 def test_the_clock_is_relative_or_absolute_and_on_equal_terms_only():
-    old, new = evaluation()[0]["efficiency"], evaluation()[0]["efficiency"]
+    old, new = evaluation(clock=0)[0], evaluation(clock=0)[0]
     assert failed(wall_clock_gates(Bars(), 16, new, old)[0]) == set()
-    for of in new.values():
+    for of in new["efficiency"].values():
         of["wall_clock_s"] *= 1.3
     assert failed(wall_clock_gates(Bars(), 16, new, old)[0]) == {("all", 16)}
     assert failed(wall_clock_gates(Bars(wall_clock=1.5), 16, new, old)[0]) == set()
     assert failed(wall_clock_gates(Bars(wall_clock_s=2.5), 16, new, old)[0]) == {("all", 16)}
     assert failed(wall_clock_gates(Bars(wall_clock_s=2.7), 16, new, old)[0]) == set()
-    new["burgers_1d"]["device"] = "NVIDIA H200"
+    new["num_processes"] = 2
+    assert wall_clock_gates(Bars(), 16, new, old) == (
+        [],
+        "wall_clock is not judged: it ran on 2 processes, the champion on 1",
+    )
+    new["num_processes"] = 1
+    new["efficiency"]["burgers_1d"]["device"] = "NVIDIA H200"
     gates, why = wall_clock_gates(Bars(), 16, new, old)
     assert gates == []
     assert why == "wall_clock is not judged: burgers_1d ran with device NVIDIA H200, the champion's with cpu"
@@ -113,6 +157,7 @@ def test_the_clock_is_relative_or_absolute_and_on_equal_terms_only():
         ({"step": 0}, "step 0"),
         ({"sigmas": -1}, "sigmas"),
         ({"ece": 0.5}, "ece 0.5"),
+        ({"physics_family": 0.5}, "physics_family 0.5"),
         ({"wall_clock_s": 0}, "wall_clock_s 0"),
         ({"resamples": 10}, "resamples 10"),
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ups_scale import atomic
 from ups_scale.errors import DataError
 from ups_scale.evaluate import leaderboard
 from ups_scale.evaluate.leaderboard_page import page, text
@@ -183,6 +184,69 @@ def test_what_is_no_leaderboard_of_this_version_is_refused_and_kept(tmp_path, co
         assert "Move it aside, or make it anew" in str(caught.value)
         assert f"tools/leaderboard.py --runs {tmp_path} --rebuild" in str(caught.value)
     assert path.read_bytes() == before
+
+
+def damaged(path, old, new):
+    """A leaderboard of one row, with one text in it replaced."""
+    leaderboard.append(path, make_report())
+    text_there = path.read_text()
+    assert text_there.count(old) >= 1
+    path.write_text(text_there.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("0.1,", "abc,", "row 1 has 'abc' under wave/model/nrmse@1, where a number belongs"),
+        (",100,", ",1oo,", "row 1 has '1oo' under step, where a number belongs"),
+        (",2.5,", ",nan,", "row 1 has 'nan' under wall_clock_s, where a number belongs"),
+        ("2026-01-02T03:04:05+00:00", "", "row 1 has no date"),
+        ("worst_family@16", "worst_family@x", "its columns worst_family@x are of no step"),
+        ("ups-leaderboard-1,", 'ups-leaderboard-1,"a"b,', "it is no CSV file"),
+    ],
+)
+def test_a_leaderboard_with_damaged_values_is_refused_and_kept(tmp_path, old, new, why):
+    path = tmp_path / "leaderboard.csv"
+    damaged(path, old, new)
+    before = path.read_bytes()
+    for refused in (lambda: leaderboard.append(path, make_report(run="b", sha="2")), lambda: leaderboard.read(path)):
+        with pytest.raises(DataError, match=re.escape(why)) as caught:
+            refused()
+        assert "--rebuild" in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_field_beyond_the_readers_limit_is_no_traceback(tmp_path):
+    path = tmp_path / "leaderboard.csv"
+    damaged(path, "heat@1", "x" * 200_000)
+    with pytest.raises(DataError, match=r"it is no CSV file \(field larger than field limit"):
+        leaderboard.read(path)
+
+
+def test_rebuild_killed_at_any_write_leaves_a_whole_leaderboard(tmp_path, monkeypatch):
+    path = tmp_path / "leaderboard.csv"
+    path.write_text("an older one\n")
+    (tmp_path / "leaderboard.csv.before").write_text("the oldest one\n")
+    save(make_report(), tmp_path)
+    whole, seen = atomic.write_aside, []
+
+    def dying(file):
+        seen.append(path.read_text())
+        if len(seen) == 2:  # the copy is there, the new one isn't
+            raise KeyboardInterrupt
+        return whole(file)
+
+    monkeypatch.setattr(atomic, "write_aside", dying)
+    with pytest.raises(KeyboardInterrupt):
+        leaderboard.rebuild(path, tmp_path)
+    assert seen == ["an older one\n"] * 2
+    assert path.read_text() == "an older one\n"
+    done = leaderboard.rebuild(path, tmp_path)
+    assert len(leaderboard.read(path)) == 1
+    kept = {file.name: file.read_text() for file in tmp_path.glob("*.before*")}
+    assert kept.pop("leaderboard.csv.before") == "the oldest one\n"
+    assert set(kept.values()) == {"an older one\n"}
+    assert done.before.name == "leaderboard.csv.before-3"
 
 
 def test_rebuild_finds_every_report_and_skips_broken_ones_by_name(tmp_path):

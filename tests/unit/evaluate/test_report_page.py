@@ -5,14 +5,15 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
-from page_input import RECIPE, SPECS, examples, full_report, gate, plain_report
+from page_input import RECIPE, SPECS, examples, full_report, gate, plain_report, spec
 
 from ups_scale.evaluate import html as report_page
 from ups_scale.evaluate.html import document, fitted, page
-from ups_scale.evaluate.page import metrics, summary
+from ups_scale.evaluate.page import family, metrics, summary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -60,6 +61,26 @@ def test_failed_gates_come_first_in_red(full):
     assert full.index("gates passed") < full.index("Diverged") < full.index("Not promoted") < full.index("Fail-safes")
 
 
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("periodic", "Mean of |Q(k) \u2212 Q(0)| / max(|Q(0)|, L1 norm of q(0)) over trajectories. 0 is not drawn."),
+        (
+            "open",
+            "Mean of |Q(k) \u2212 the truth's Q(k)| / max(|Q(0)|, L1 norm of q(0)) over trajectories. The sides let",
+        ),
+    ],
+)
+def test_a_conservation_gap_says_what_it_is_held_against(kind, note):
+    tube = spec("compressible_flow_1d", ("density", "pressure", "velocity_x"), (16,), kind)
+    report = {
+        "budgets": {tube.name: {"mass": {"truth": [0.0], "model": [1e-3]}}},
+        "families": {tube.name: {"model": {}}},
+    }
+    (chart,) = family.budgets(report, tube)
+    assert note in unescape(chart)
+
+
 def test_a_gate_without_a_figure_says_so():
     line = summary.gate_line(gate("ece", "all", 6, None, 0.1))
     assert line == "all families, step 6: ece is not finite, or there is none (limit 0.100)"
@@ -94,7 +115,8 @@ def test_every_section_with_data_is_there(full):
         "Power spectrum, u, step 6",
         "Conservation gap, integral",
         "Reliability, step 6",
-        "8 members, noise 0.0200, sharpness 0.125, ece 0.0200, crps 0.0100, spread_skill 0.800",
+        "8 members, noise 0.0200, sharpness 0.125, ece 0.0200, 95 % of resampled trajectories give ece 0.0150 to "
+        "0.0301, crps 0.0100, spread_skill 0.800",
         "Super-resolution",
         "left out: too coarse",
         "No longer finite, so the line ends: fno.",

@@ -104,7 +104,7 @@ def test_a_cut_off_last_line_is_told_and_the_rest_shown(tmp_path, tail):
     run = read_run(make_run(tmp_path, [record(step) for step in (10, 20, 30, 40)], tail=tail))
     assert run.damage == ("line 5 of metrics.jsonl is cut off: the run is being written, or was killed",)
     assert run.state == "unfinished"
-    assert verdict(run).startswith("Not finished: step 40 of 100 after 8 s of logged training; still training, or stop")
+    assert verdict(run).startswith("Not finished: step 40 of 100 after 8 s of logged training; still training, or kill")
     assert re.search(r"The last line was written \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.$", verdict(run))
     assert run.damage[0] in page(run)
 
@@ -120,6 +120,24 @@ def test_a_damaged_line_in_the_middle_is_told_apart(tmp_path):
     run = read_run(folder)
     assert run.damage == ("line 2 of metrics.jsonl is not readable, and left out",)
     assert run.step == 20
+
+
+def test_a_run_that_was_stopped_says_by_which_rule_and_keeps_its_last_record(tmp_path):
+    stop = {"step": 20, "stopped": "patience", "reason": "3 validations without a better score"}
+    lines = [record(10), record(20, loss=0.25), validation(20, 0.3), stop]
+    run = read_run(make_run(tmp_path, lines))
+    assert (run.state, run.records[-1]["loss"], run.seconds) == ("stopped", 0.25, 4.0)
+    assert verdict(run) == (
+        "Stopped: after step 20 of 100 and 4 s of logged training, by the rule patience: 3 validations without a "
+        "better score."
+    )
+    assert "3 validations without a better score" in page(run)
+    assert values(run)["stop"] == stop
+    assert values(run)["last"]["loss"] == 0.25
+    with (run.folder / "metrics.jsonl").open("a") as file:  # went on, with another patience
+        file.write(json.dumps(record(30)) + "\n")
+    later = read_run(run.folder)
+    assert (later.state, later.stop, values(later)["stop"]) == ("unfinished", None, None)
 
 
 def test_divergence_is_the_verdict(tmp_path):

@@ -1,13 +1,16 @@
-"""From an evaluation to the champion, the queue and the leaderboard; second tries, and what is kept if judging fails."""
+"""From an evaluation to champion, queue and leaderboard; second tries, and what is kept if judging fails."""
 
 import csv
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import pytest
 from evaluated_runs import write_data, write_run
 
 from ups_scale.errors import DataError, UserError
+from ups_scale.evaluate import run as running
 from ups_scale.evaluate import standing
 from ups_scale.evaluate.contest import contest
 from ups_scale.evaluate.failsafe import Failsafe
@@ -32,7 +35,9 @@ def easy(monkeypatch):
 
 
 def passing(families):
-    return [{"name": "persistence", "family": f, "horizon": 1, "value": 0, "limit": 1, "passed": True} for f in families]
+    return [
+        {"name": "persistence", "family": f, "horizon": 1, "value": 0, "limit": 1, "passed": True} for f in families
+    ]
 
 
 def report_of(run, suite="small"):
@@ -61,16 +66,37 @@ def test_a_winner_of_the_small_suite_waits_for_the_full_one_and_becomes_champion
     assert [row["suite"] for row in rows] == ["small", "full"]
 
 
-def test_the_same_checkpoint_again_is_not_promoted(runs, easy, accelerator, tmp_path):
+def rows(tmp_path):
+    with (tmp_path / "runs/leaderboard.csv").open() as file:
+        return {row["run_id"]: row for row in csv.DictReader(file)}
+
+
+def test_the_champion_evaluated_again_is_still_the_champion(runs, easy, accelerator, tmp_path):
     evaluate_and_judge(runs["a"], accelerator, Request())
+    (place,) = (tmp_path / "champions").glob("*/small/champion.json")
+    before = place.read_bytes()
     evaluate_and_judge(runs["a"], accelerator, Request(force=True))
     report = report_of(runs["a"])
+    assert report["champion"]["promoted"]
+    assert "it is the champion itself" in report["verdict"][0]
+    assert rows(tmp_path)["a-00000000"]["promoted"] == "yes"
+    assert place.read_bytes() == before
+
+
+def test_a_copy_of_the_champion_is_not_promoted(runs, easy, accelerator, tmp_path):
+    evaluate_and_judge(runs["a"], accelerator, Request())
+    copy = tmp_path / "runs/copy-00000000"
+    shutil.copytree(runs["a"], copy, ignore=shutil.ignore_patterns("evaluation"))
+    evaluate_and_judge(copy, accelerator, Request())
+    report = report_of(copy)
     assert report["champion"]["against"] == "a-00000000"
     assert not report["champion"]["promoted"]
     assert not next(gate for gate in report["gates"] if gate["name"] == "champion_nrmse")["passed"]
 
 
-def test_a_failed_gate_gets_one_second_try_with_the_same_guards_for_both(runs, easy, accelerator, tmp_path, monkeypatch):
+def test_a_failed_gate_gets_one_second_try_with_the_same_guards_for_both(
+    runs, easy, accelerator, tmp_path, monkeypatch
+):
     evaluate_and_judge(runs["a"], accelerator, Request())
     calls = []
 
@@ -97,6 +123,114 @@ def test_a_failed_gate_gets_one_second_try_with_the_same_guards_for_both(runs, e
     assert report["failsafe"][0]["reason"] == "conservation_gap failed: project"
     assert "guards ['conservation']" in report["failsafe"][0]["what"]
     assert any(note.startswith("second try with guards ['conservation']: promoted") for note in done.notes)
+
+
+def test_a_second_try_that_won_is_there_when_the_same_is_asked_for_again(
+    runs, easy, accelerator, tmp_path, monkeypatch
+):
+    evaluate_and_judge(runs["a"], accelerator, Request())
+
+    def guarded(root, report, trajectories, **options):
+        if options["after"] is not None:
+            return replace(contest(root, report, trajectories, **options), promoted=True)
+        judgement = contest(root, report, trajectories, **options)
+        return replace(judgement, promoted=False, failsafes=(Failsafe("guards", {"guards": ["conservation"]}, "why"),))
+
+    monkeypatch.setattr(standing, "contest", guarded)
+    evaluate_and_judge(runs["b"], accelerator, Request())
+    report = report_of(runs["b"])
+    assert report["guards"] == ["conservation"]
+    assert report["requested"] == {"guards": [], "noise_scale": {}}
+    again = evaluate_and_judge(runs["b"], accelerator, Request())
+    assert again.outcome.already_there
+    assert not again.outcome.new_report
+    assert report_of(runs["b"]) == report
+
+
+def test_the_full_evaluation_has_the_guards_that_won(runs, easy, accelerator, tmp_path):
+    evaluate_and_judge(runs["a"], accelerator, Request(guards=("conservation",)))
+    (done,) = evaluate_queued(tmp_path / "champions", accelerator, Request())
+    assert done.outcome.report["guards"] == ["conservation"]
+    assert done.outcome.out.name == "full-conservation"
+
+
+def test_an_evaluation_that_is_there_is_judged_from_its_files(runs, easy, accelerator, tmp_path, monkeypatch):
+    evaluate_and_judge(runs["a"], accelerator, Request(), judged=False)
+    before = report_of(runs["a"])
+    assert rows(tmp_path)["a-00000000"]["promoted"] == ""
+    monkeypatch.setattr(running, "measure", None)
+    done = evaluate_and_judge(runs["a"], accelerator, Request())
+    report = report_of(runs["a"])
+    assert done.outcome.already_there
+    assert report["champion"]["promoted"]
+    assert report["families"] == before["families"]
+    assert rows(tmp_path)["a-00000000"]["promoted"] == "yes"
+    held = next((tmp_path / "champions").glob("*/small/0001-*/trajectories.json"))
+    assert json.loads(held.read_text()) == json.loads((runs["a"] / "evaluation/small/trajectories.json").read_text())
+    assert not evaluate_and_judge(runs["a"], accelerator, Request()).outcome.new_report
+
+
+def test_a_queued_evaluation_that_is_there_is_judged(runs, easy, accelerator, tmp_path):
+    evaluate_and_judge(runs["a"], accelerator, Request())
+    evaluate_and_judge(runs["a"], accelerator, Request(suite="full"), judged=False)
+    (done,) = evaluate_queued(tmp_path / "champions", accelerator, Request())
+    assert done.outcome.already_there
+    assert report_of(runs["a"], "full")["champion"]["promoted"]
+    assert list((tmp_path / "champions").glob("*/full/champion.json"))
+
+
+def test_from_files_there_is_no_second_try(runs, easy, accelerator, monkeypatch):
+    evaluate_and_judge(runs["a"], accelerator, Request())
+    evaluate_and_judge(runs["b"], accelerator, Request(), judged=False)
+
+    def asking(root, report, trajectories, **options):
+        asked = Failsafe("ece", {"noise_scale": {"advection_1d": 2.0}}, "ece failed: scale the noise")
+        return replace(contest(root, report, trajectories, **options), promoted=False, failsafes=(asked,))
+
+    monkeypatch.setattr(standing, "contest", asking)
+    done = evaluate_and_judge(runs["b"], accelerator, Request())
+    (note,) = [note for note in done.notes if "second try" in note]
+    assert note == "no second try: the evaluation was there already; --force does it again, with one"
+    assert report_of(runs["b"])["failsafe"] == [
+        {"reason": "ece failed: scale the noise", "what": "nothing", "result": note}
+    ]
+
+
+def test_the_hint_names_champions_that_lie_elsewhere(runs, easy, accelerator, tmp_path, monkeypatch):
+    told = evaluate_and_judge(runs["a"], accelerator, Request()).notes
+    hint = "its full evaluation waits: tools/evaluate.py --queued"
+    assert f"{hint} --champions {tmp_path / 'champions'}" in told
+    monkeypatch.chdir(tmp_path)
+    assert hint in evaluate_and_judge(runs["a"], accelerator, Request(force=True)).notes
+
+
+def test_a_folder_of_champions_that_is_not_there_is_told(accelerator, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such folder of champions; name it with --champions DIR"):
+        evaluate_queued(tmp_path / "nowhere", accelerator, Request())
+
+
+def test_what_was_queued_elsewhere_is_found_from_every_folder(runs, easy, accelerator, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate_and_judge(runs["a"].relative_to(tmp_path), accelerator, Request())
+    os.mkdir("other")
+    monkeypatch.chdir(tmp_path / "other")
+    (done,) = evaluate_queued(tmp_path / "champions", accelerator, Request())
+    assert done.outcome.report["champion"]["promoted"]
+
+
+def test_a_worker_that_is_interrupted_gives_its_evaluation_back(runs, easy, accelerator, tmp_path, monkeypatch):
+    evaluate_and_judge(runs["a"], accelerator, Request())
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "measure", stop)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_queued(tmp_path / "champions", accelerator, Request())
+    (queue,) = (tmp_path / "champions").glob("*/queue.jsonl")
+    line = json.loads(queue.read_text())
+    assert (line["state"], line["attempts"]) == ("waiting", 0)
 
 
 def test_a_second_try_that_loses_leaves_the_evaluation_as_it_was(runs, easy, accelerator, monkeypatch):
@@ -145,9 +279,7 @@ def test_unjudged_nothing_is_promoted(runs, easy, accelerator, tmp_path):
     outside = tmp_path / "step-10"
     (runs["b"] / "checkpoints/step-10").rename(outside)
     done = evaluate_and_judge(outside, accelerator, Request(out=tmp_path / "out"))
-    assert done.notes == (
-        "no champion: the checkpoint lies in no run folder; name a folder with --champions",
-    )
+    assert done.notes == ("no champion: the checkpoint lies in no run folder; name a folder with --champions",)
 
 
 def test_a_queued_checkpoint_that_is_gone_is_marked_as_failed(runs, easy, accelerator, tmp_path, capsys):

@@ -10,7 +10,8 @@ import torch
 from suite_runs import evaluate, examples
 
 from ups_scale.errors import DataError
-from ups_scale.evaluate import testset
+from ups_scale.evaluate import share, testset
+from ups_scale.evaluate.entrants import Entrant
 from ups_scale.evaluate.gates import persistence_gates
 from ups_scale.evaluate.testset import check_tests, own_batches
 
@@ -47,6 +48,30 @@ def test_figures_against_the_definition(models, tests, accelerator):
     assert "conservation_gap@4" not in found.families["reaction_diffusion_2d"]["model"]
     assert set(found.families["reaction_diffusion_2d"]["fields"]) == {"activator", "inhibitor"}
     assert "peak_memory_mib" not in found.efficiency["advection_1d"]
+
+
+def test_peak_memory_is_of_a_rollout_of_the_model_alone(monkeypatch):
+    """The counters of a GPU, in place of one: what is allocated while another predictor runs is not the model's."""
+    device, peak, weights = torch.device("cuda"), {"bytes": 10_000}, torch.nn.Linear(3, 5, bias=False)
+    zoo = Entrant("fno", weights, {"a": "a"})
+    takers = [zoo, Entrant("model", torch.nn.Linear(2, 2), {"a": "a"}), Entrant("zero", object(), {"a": "a"})]
+    rolled = []
+
+    def frames(entrant, test, start, horizon):
+        for k in range(1, horizon + 1):
+            rolled.append((entrant.name, k))
+            peak["bytes"] = max(peak["bytes"], 1000 + k)
+            yield k, None
+
+    monkeypatch.setattr(share, "frames_of", frames)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.update(bytes=500))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak["bytes"])
+    start = SimpleNamespace(u_btcx=SimpleNamespace(device=device))
+    assert share._peak_memory(takers, None, start, 3) == 1003 - 3 * 5 * 4
+    assert rolled == [("model", 1), ("model", 2), ("model", 3)]
+    start.u_btcx.device = torch.device("cpu")
+    assert share._peak_memory(takers, None, start, 3) is None
 
 
 def test_batches_do_not_matter(models, tests, accelerator, monkeypatch):

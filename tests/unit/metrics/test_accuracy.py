@@ -21,11 +21,6 @@ PRED = frames([3.0, 4.0, 1.0, 1.0], [2.0, 2.0, 2.0, 4.0])
 
 def test_values_worked_out_by_hand():
     assert accuracy.squared_error(PRED, TRUTH).tolist() == [[[0.5, 1.0]]]
-    torch.testing.assert_close(
-        accuracy.rmse(PRED, TRUTH), torch.tensor([[[math.sqrt(0.5), 1.0]]], dtype=torch.float64), rtol=1e-15, atol=0
-    )
-    assert accuracy.mae(PRED, TRUTH).tolist() == [[[0.5, 0.5]]]
-    assert accuracy.max_error(PRED, TRUTH).tolist() == [[[1.0, 2.0]]]
     # RMS of the truth: sqrt(25 / 4) = 2.5, and 2.
     torch.testing.assert_close(
         accuracy.nrmse(PRED, TRUTH), torch.tensor([[[math.sqrt(0.5) / 2.5, 0.5]]], dtype=torch.float64)
@@ -40,21 +35,12 @@ def test_vrmse_uses_the_unbiased_variance_and_reports_the_floor():
     assert low.tolist() == [[[False, True]]]
 
 
-def test_rel_l2_is_joint_over_space_fields_and_the_steps_so_far():
-    truth = torch.cat([TRUTH, 2 * TRUTH], dim=1)
-    pred = torch.cat([PRED, 2 * TRUTH], dim=1)
-    # step 1: (1+1+4) / (25+16); steps 1 and 2: 6 / (41 + 4*41).
-    expected = torch.tensor([[math.sqrt(6 / 41), math.sqrt(6 / 205)]], dtype=torch.float64)
-    torch.testing.assert_close(accuracy.rel_l2(pred, truth), expected)
-
-
 def test_perfect_prediction_scores_zero_and_zero_scores_one():
     truth = torch.randn(3, 2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    for metric in (accuracy.nrmse, accuracy.rmse, accuracy.mae, accuracy.max_error, accuracy.rel_l2):
+    for metric in (accuracy.nrmse, accuracy.squared_error):
         assert metric(truth, truth).abs().max() == 0
     assert accuracy.vrmse(truth, truth)[0].abs().max() == 0
     assert (accuracy.nrmse(torch.zeros_like(truth), truth) == 1).all()
-    assert (accuracy.rel_l2(torch.zeros_like(truth), truth) == 1).all()
 
 
 def test_persistence_of_a_known_wave():
@@ -64,7 +50,7 @@ def test_persistence_of_a_known_wave():
     assert accuracy.nrmse(last, truth).item() == pytest.approx(2 * math.sin(d / 2), rel=1e-6)
 
 
-def test_scaling_a_field_changes_no_nrmse_but_the_joint_error():
+def test_scaling_a_field_changes_no_nrmse():
     generator = torch.Generator().manual_seed(1)
     truth = torch.randn(8, 2, 3, 32, generator=generator)
     # The relative error differs by field, as in the definitions' example of three fields of scale 1, 100, 0.01.
@@ -74,7 +60,6 @@ def test_scaling_a_field_changes_no_nrmse_but_the_joint_error():
         accuracy.nrmse(scale * pred, scale * truth), accuracy.nrmse(pred, truth), rtol=1e-4, atol=0
     )
     assert accuracy.nrmse(scale * pred, scale * truth).mean().item() == pytest.approx(0.367, abs=0.03)
-    assert accuracy.rel_l2(scale * pred, scale * truth).mean().item() == pytest.approx(0.0014, abs=0.0005)
 
 
 def test_frames_of_zero_truth_are_told():
@@ -88,7 +73,7 @@ def test_frames_of_zero_truth_are_told():
 def test_trajectories_do_not_see_each_other(seed, cut, grid):
     generator = torch.Generator().manual_seed(seed)
     truth, pred = torch.randn(2, 6, 2, 2, *grid, generator=generator)
-    for metric in (accuracy.nrmse, accuracy.rel_l2, lambda p, y: accuracy.vrmse(p, y)[0], accuracy.max_error):
+    for metric in (accuracy.nrmse, lambda p, y: accuracy.vrmse(p, y)[0]):
         parts = torch.cat([metric(pred[:cut], truth[:cut]), metric(pred[cut:], truth[cut:])])
         torch.testing.assert_close(parts, metric(pred, truth), rtol=1e-12, atol=0)
 
@@ -107,17 +92,12 @@ def test_masked_values_worked_out_by_hand():
     given = MASKED_PRED, MASKED_TRUTH, MASK
     assert accuracy.num_points(MASKED_TRUTH, MASK).tolist() == [[[3, 2]]]
     close(accuracy.squared_error(*given), [5 / 3, 8.0])
-    close(accuracy.rmse(*given), [math.sqrt(5 / 3), math.sqrt(8)])
-    close(accuracy.mae(*given), [1.0, 2.0])
-    close(accuracy.max_error(*given), [2.0, 4.0])
     # mean squares of the truth: 25 / 3, and 20 / 2.
     close(accuracy.nrmse(*given), [math.sqrt(5 / 25), math.sqrt(8 / 10)])
     # means 7/3 and 3; unbiased variances (25 - 49/3) / 2 = 13/3, and (1 + 1) / 1 = 2.
     values, low = accuracy.vrmse(*given)
     close(values, [math.sqrt(5 / 3 / (13 / 3 + 1e-7)), math.sqrt(8 / (2 + 1e-7))])
     assert not low.any()
-    # over both fields: (5 + 16) / (25 + 20).
-    torch.testing.assert_close(accuracy.rel_l2(*given), torch.tensor([[math.sqrt(21 / 45)]], dtype=torch.float64))
     assert not accuracy.non_finite(MASKED_TRUTH, MASK).any()
     assert accuracy.non_finite(MASKED_TRUTH).all()
 
@@ -137,11 +117,8 @@ def test_one_point_has_no_variance_and_none_no_error():
 
 METRICS = {
     "squared_error": accuracy.squared_error,
-    "mae": accuracy.mae,
-    "max_error": accuracy.max_error,
     "nrmse": accuracy.nrmse,
     "vrmse": lambda *given: accuracy.vrmse(*given)[0],
-    "rel_l2": accuracy.rel_l2,
 }
 
 

@@ -46,8 +46,9 @@ def test_a_calibrated_ensemble_of_any_size_is_called_so(members):
         assert figures[f"all/coverage_{round(100 * level)}@1"] == pytest.approx(level, abs=0.01)
     assert figures["all/spread_skill@1"] == pytest.approx(1, abs=0.01)
     assert figures["all/sharpness@1"] == pytest.approx(1, abs=0.01)
-    assert measure.coverage[1].shape == (100, len(LEVELS))
-    assert measure.coverage[1].mean(0).tolist() == pytest.approx(
+    assert measure.covered[1].shape == (100, len(LEVELS))
+    assert measure.counted[1].tolist() == [400] * 100
+    assert (measure.covered[1].sum(0) / measure.counted[1].sum()).tolist() == pytest.approx(
         [figures[f"all/coverage_{round(100 * level)}@1"] for level in LEVELS]
     )
 

@@ -8,7 +8,6 @@ from measured_specs import spec_of
 
 from ups_scale.metrics.accumulate import Accumulator
 from ups_scale.metrics.measure import RolloutMeasure
-from ups_scale.metrics.physics import conservation_gap
 from ups_scale.metrics.spectra import power_spectrum
 
 
@@ -20,14 +19,14 @@ def test_gap_worked_out_by_hand():
     line = spec((4,), ((0.0, 2.0),))
     last = torch.tensor([[[1.0, 1.0, 1.0, -2.0]]])  # integral 0.5, L1 norm 2.5
     pred = torch.tensor([[[[1.0, 1.0, 1.0, -2.0]], [[3.0, 1.0, 1.0, -2.0]]]])  # integrals 0.5, 1.5
-    torch.testing.assert_close(
-        conservation_gap(pred, last, "integral", line), torch.tensor([[[0.0], [1.0 / 2.5]]], dtype=torch.float64)
-    )
+    gaps = measured(line, last, last[:, None].expand(1, 2, 1, 4), {"model": pred}, (2,))[1].gaps["integral"]["model"]
+    torch.testing.assert_close(gaps, torch.tensor([[0.0, 1.0 / 2.5]], dtype=torch.float64))
 
 
 def test_gap_of_a_field_that_is_and_stays_zero_is_zero():
     zero = torch.zeros(1, 1, 4)
-    assert conservation_gap(zero[:, None], zero, "integral", spec((4,), ((0.0, 1.0),))).item() == 0
+    _, measure = measured(spec((4,), ((0.0, 1.0),)), zero, zero[:, None], {"model": zero[:, None]}, (1,))
+    assert measure.gaps["integral"]["model"].item() == 0
 
 
 def measured(spec, last, truth, predicted, horizons):
@@ -51,9 +50,9 @@ def test_gaps_of_a_gas_are_of_what_it_conserves_not_of_its_fields():
     last = gas([1.0, 3.0], [2.0, 2.0], [1.0, -1.0])
     moved = gas([2.0, 2.0], [2.0, 2.0], [-1.0, 0.0])
     # mass 2 -> 2; momentum (1 - 3) / 2 -> -2 / 2, of 2 in magnitude; energy 3 + (1 + 3) / 4 = 4 -> 3.5.
+    accumulator, measure = measured(tube, last, moved[:, None], {"model": last[:, None]}, (1,))
     for invariant, expected in (("mass", 0), ("momentum", 0), ("energy", 0.5 / 4)):
-        assert conservation_gap(moved[:, None], last, invariant, tube).item() == pytest.approx(expected)
-    accumulator, _ = measured(tube, last, moved[:, None], {"model": last[:, None]}, (1,))
+        assert measure.gaps[invariant]["truth"].item() == pytest.approx(expected)
     figures = accumulator.figures()
     assert figures["compressible_flow_1d/truth/all/conservation_gap_energy@1"] == pytest.approx(0.125)
     assert figures["compressible_flow_1d/truth/all/conservation_gap@1"] == pytest.approx(0.125 / 3)

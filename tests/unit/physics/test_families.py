@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from measured_specs import conserved
 
 from ups_scale.errors import DataError
 from ups_scale.physics.families import BOUNDARY_KINDS, FAMILIES, divergence_free, family, has_shocks, positive
-from ups_scale.physics.invariants import conserved
 from ups_scale.solvers import SETUPS
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")

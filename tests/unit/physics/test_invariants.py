@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from measured_specs import conserved
 
 from ups_scale.physics.families import FAMILIES, FamilySpec
-from ups_scale.physics.invariants import FUNCTIONALS, conserved, domain_integral, fields_of, quantities
+from ups_scale.physics.invariants import FUNCTIONALS, domain_integral, fields_of, quantities
 from ups_scale.solvers.compressible import Gas
 
 SPEC = FamilySpec(

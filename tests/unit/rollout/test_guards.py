@@ -10,6 +10,11 @@ import torch
 from small_models import BOX, FORCED, LINE, PLANE, POINTS, STEADY, TORUS, inputs, make
 
 from ups_scale.errors import UserError
+from ups_scale.evaluate.entrants import guarded as guarded_entrants
+from ups_scale.evaluate.entrants import model_entrant, trivial_entrants
+from ups_scale.evaluate.testset import TestSet
+from ups_scale.metrics.accumulate import Accumulator
+from ups_scale.metrics.measure import RolloutMeasure
 from ups_scale.model.lattice import Tiling
 from ups_scale.physics.projections import relative_divergence
 from ups_scale.rollout.budget import Budget
@@ -177,6 +182,32 @@ def test_what_a_family_does_not_grant_is_left_out_with_the_reason() -> None:
         Guards(("helmholz",), specs)
 
 
+@pytest.mark.parametrize(("prediction", "moves"), [("field", True), ("latent", False)])
+def test_patches_that_move_from_step_to_step_have_no_faces(prediction: str, moves: bool) -> None:
+    model = make(specs=[TORUS, PLANE], patch_jitter=True, prediction=prediction).eval()
+    assert model.moving_patches == ({TORUS.name} if moves else set())
+    assert make(specs=[TORUS]).moving_patches == set()
+    guards = Guards(("interface_flux", "conservation"), model.specs, model.tilings, model.moving_patches)
+    assert guards.applied[TORUS.name] == (("conservation",) if moves else ("interface_flux", "conservation"))
+    reason = "the model's patches move from step to step"
+    assert (guards.left_out[TORUS.name].get("interface_flux") == reason) == moves
+    assert "interface_flux" not in guards.left_out[PLANE.name]
+    last, predicted = frames(TORUS)
+    guard = guards.start(TORUS, last)
+    mean_bc = last.double().mean((2, 3), keepdim=True) - predicted.double().mean((2, 3), keepdim=True)
+    assert torch.allclose(guard(predicted), (predicted + mean_bc).float(), atol=1e-5) == moves
+
+
+def test_an_evaluation_leaves_the_faces_of_moving_patches_alone() -> None:
+    tests = [TestSet(spec, 8, None) for spec in (TORUS, PLANE)]
+    for jitter, applied in ((True, ("conservation",)), (False, ("interface_flux", "conservation"))):
+        model = make(specs=[TORUS, PLANE], patch_jitter=jitter).eval()
+        entrants = [model_entrant(model, tests), *trivial_entrants(tests, 1)]
+        for entrant in guarded_entrants(entrants, tests, ("interface_flux", "conservation"))[:-1]:
+            assert entrant.guards.applied[TORUS.name] == applied
+            assert entrant.guards.applied[PLANE.name] == ("interface_flux",)
+
+
 def test_the_same_guards_act_on_a_model_and_on_a_trivial_predictor() -> None:
     model = make(specs=[TORUS], trained=True, context_frames=2).eval()
     u, name, parameters, dt = inputs(TORUS, frames=2)
@@ -222,26 +253,30 @@ def test_correlation_is_pearsons() -> None:
     mask = torch.zeros_like(u, dtype=torch.bool)
     mask[..., :20] = True
     torch.testing.assert_close(correlation(u, reference, mask), correlation(u[..., :20], reference[..., :20]))
-    assert correlation(0 * u + 3, reference).isnan().all()
+    assert (correlation(0 * u + 3, reference) == -1).all()
+    assert correlation(u, 0 * reference + 3).isnan().all()
+    assert correlation(u, reference, mask & False).isnan().all()
     u[0, 0, 0] = math.inf
     found = correlation(u, reference)
     assert found[0, 0] == -1
     assert found[1:].isfinite().all()
+    assert correlation(reference, u)[0, 0].isnan()
 
 
-def test_the_horizon_guard_ends_the_stream_when_nothing_is_believed_any_more() -> None:
+def test_the_horizon_guard_says_from_which_step_nothing_is_believed_any_more() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(2, 1, 64, generator=generator)
     noise = torch.randn(2, 1, 64, generator=generator)
     sizes = torch.tensor([[0.1, 0.1, 3.0, 0.1, 3.0, 3.0], [0.1, 0.1, 0.1, 0.1, 3.0, 3.0]])
     stream = [(k, truth + sizes[:, k - 1].reshape(2, 1, 1) * noise) for k in range(1, 7)]
-    guard = HorizonGuard(LINE, 2)
-    seen = [step for step, _ in guard.watch(stream, ((k, truth) for k in range(1, 7)))]
-    assert seen == [1, 2, 3, 4, 5]
-    assert guard.first_below.tolist() == [3, 5]
-    assert guard.is_lost
-    alive = HorizonGuard(LINE, 2)
-    assert len(list(alive.watch(stream[:3], ((k, truth) for k in range(1, 7))))) == 3
-    assert alive.first_below.tolist() == [3, 0]
-    with pytest.raises(ValueError, match="step 1 of the rollout meets step 2"):
-        list(HorizonGuard(LINE, 2).watch(stream, stream[1:]))
+    guard, accumulator = HorizonGuard(LINE, 2), Accumulator()
+    measure = RolloutMeasure(replace(LINE, grid=(64,)), truth, ["model"], (6,), accumulator)
+    firsts = []
+    for step, u in stream:
+        assert not guard.is_lost or step > 5
+        guard.step(step, u, truth)
+        measure.step(step, truth, {"model": u})
+        firsts.append(guard.first_below.tolist())
+    assert firsts == [[0, 0], [0, 0], [3, 0], [3, 0], [3, 5], [3, 5]]
+    measure.finish()
+    assert measure.horizons["model"].tolist() == firsts[-1]

@@ -127,12 +127,46 @@ def test_a_rollout_that_diverges_is_said_and_kept(run) -> None:
     json.dumps(done, allow_nan=False)
 
 
+def test_a_trajectory_ends_where_it_no_longer_correlates_with_the_truth(run, tmp_path) -> None:
+    """The data are noise: a small model repeats the last frame, and is lost at once; a file of that frame is not."""
+    held = FRAMES - 2
+    done = roll_out(request(run, trajectories=(), until_horizon=True))
+    assert (done["horizon"], done["first_below"]) == (held, dict.fromkeys(done["keys"], 1))
+    with h5py.File(run / "rollouts" / f"{NAME}-train.hdf5") as file:
+        vorticity = file["vorticity"][:]
+        assert np.isfinite(vorticity[:, :3]).all()
+        assert np.isnan(vorticity[:, 3:]).all()
+        assert file["budgets/integral_vorticity"].shape == (NUM, held, 1)
+        assert np.isnan(file["budgets/integral_vorticity"][:, 1:]).all()
+    assert done["not_finite"] == {}
+    generator = np.random.default_rng(1)
+    first = generator.standard_normal((NUM, 1, 16, 8)).astype(np.float32)
+    others = generator.standard_normal((NUM, FRAMES, 16, 8)).astype(np.float32)
+    others[0] = first[0]  # stays as it is
+    others[1, :3] = first[1]  # is another from the fourth frame on
+    drawn = {name: generator.random(NUM) for name in ("nu", "drag", "amplitude")}
+    write_shards(tmp_path / "still", {"vorticity": others}, name=NAME, parameters=drawn)
+    done = roll_out(request(run, data=str(tmp_path / "still/manifest.json"), trajectories=(), until_horizon=True))
+    assert list(done["first_below"].values()) == [None, 2, 1]
+    with h5py.File(run / "rollouts" / f"{NAME}-train.hdf5") as file:
+        there = np.isfinite(file["vorticity"][:]).all((2, 3))
+    assert there.tolist() == [[True] * 5, [True] * 4 + [False], [True] * 3 + [False] * 2]
+    out = tmp_path / "out.hdf5"
+    command = [sys.executable, "tools/rollout.py", "--checkpoint", str(run), "--split", "train", "--until-horizon"]
+    told = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert f"{done['keys'][0]}: correlation under 0.8 at step 1, where it ends" in told.stdout, told.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"family": "other"}, r"--family other: .*manifest.json holds kolmogorov_flow_2d"),
         ({"trajectories": (0, 7)}, r"--trajectories 7: split train of kolmogorov_flow_2d has 0 to 2"),
         ({"horizon": 0}, r"--horizon 0: expected 1 step or more"),
+        (
+            {"horizon": 4, "until_horizon": True},
+            r"--until-horizon: the data hold the truth of 3 steps, and --horizon is 4",
+        ),
         ({"guards": ("positive",)}, r"guards positive: no such guard"),
     ],
 )

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from measured_specs import conserved
 
 from ups_scale.errors import DataError
 from ups_scale.physics.families import BOUNDARY_KINDS, FAMILIES
-from ups_scale.physics.invariants import conserved, quantities
 from ups_scale.physics.invariants import fields_of as named_fields
+from ups_scale.physics.invariants import quantities
 from ups_scale.solvers import SETUPS, generate_family
 from ups_scale.solvers.generate import Request, resolve
 from ups_scale.solvers.setups import Range

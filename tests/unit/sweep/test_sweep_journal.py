@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -17,9 +19,10 @@ import pytest
 import sweep_runs
 from sweep_runs import Computed, calls, objective
 
+from ups_scale.errors import UserError
 from ups_scale.recipe.load import resolve
 from ups_scale.sweep import work
-from ups_scale.sweep.journal import Journal
+from ups_scale.sweep.journal import Claim, Journal
 from ups_scale.sweep.outcome import DIVERGED, DONE, FAILED, STOPPED, Outcome
 from ups_scale.sweep.space import read_space
 
@@ -73,6 +76,23 @@ def test_a_finished_sweep_is_not_run_again(tmp_path: Path) -> None:
     before = calls(out)
     sweep_runs.run(out, Computed(out))
     assert calls(out) == before
+
+
+def test_a_claim_is_refused_while_somebody_has_it_and_an_error_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "claims").mkdir()
+    held = Claim.take(tmp_path, "coarse-00")
+    assert held is not None
+    assert Claim.take(tmp_path, "coarse-00") is None
+    held.release()
+
+    def without_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with pytest.raises(UserError, match=r"coarse-00.lock: the file system .* gives no lock \(No locks available\)"):
+        Claim.take(tmp_path, "coarse-00")
 
 
 def test_several_workers_share_a_journal(tmp_path: Path) -> None:

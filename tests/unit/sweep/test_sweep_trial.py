@@ -13,6 +13,7 @@ import pytest
 import sweep_runs
 from sweep_runs import Computed, calls
 
+from ups_scale.errors import UserError
 from ups_scale.sweep import processes, work
 from ups_scale.sweep.journal import Claim, Journal, Trial
 from ups_scale.sweep.outcome import DIVERGED, DONE, FAILED, STOPPED, Outcome
@@ -80,12 +81,36 @@ def test_one_rank_is_trained_under_plain_python_and_measured_by_the_small_suite(
     assert measured[measured.index("--checkpoint") + 1] == str(run)
 
 
-def test_each_slot_has_its_own_gpus(place: Place, started: Any) -> None:
-    lines = started((2, "error: no", nothing))
-    outcome_of(replace(place, accelerators=2, parallel=3, gpus=8), slot=1)
+@pytest.mark.parametrize(("visible", "own"), [(None, "2,3"), ("4,5,6,7", "6,7"), ("7, 1,0,3,-1,2", "0,3")])
+def test_each_slot_has_its_own_gpus_of_those_that_the_sweep_may_see(
+    place: Place, started: Any, monkeypatch: pytest.MonkeyPatch, visible: str | None, own: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    lines = started((0, "", nothing), (2, "error: no", nothing))
+    outcome_of(replace(place, accelerators=2, parallel=2, gpus=4), slot=1)
     line, environment = lines[0]
-    assert line[line.index("--include") + 1] == "localhost:2,3"
-    assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert line[line.index("--include") + 1] == f"localhost:{own}"
+    # With it, DeepSpeed's launcher would count among those alone.
+    assert "CUDA_VISIBLE_DEVICES" not in environment
+    assert "--num_accelerators" not in line
+    line, environment = lines[1]
+    assert line[1].endswith("tools/evaluate.py")
+    assert environment["CUDA_VISIBLE_DEVICES"] == own
+
+
+def test_gpus_without_a_number_are_one_for_each_trial(
+    place: Place, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1a,GPU-2b")
+    with pytest.raises(
+        UserError, match="CUDA_VISIBLE_DEVICES=GPU-1a,GPU-2b: DeepSpeed's launcher takes GPUs by number"
+    ):
+        Runner(replace(place, accelerators=2, gpus=2), 0, threading.Event())
+    lines = started((2, "error: no", nothing))
+    outcome_of(replace(place, parallel=2, gpus=2), slot=1)
+    assert lines[0][1]["CUDA_VISIBLE_DEVICES"] == "GPU-2b"
 
 
 @pytest.mark.parametrize(("code", "state"), [(3, DIVERGED), (2, FAILED), (4, FAILED), (1, FAILED)])

@@ -11,11 +11,18 @@ from ups_scale.evaluate.page import metrics, tables
 from ups_scale.evaluate.page.charts import Line, colour_of, line_chart
 from ups_scale.evaluate.page.numbers import number, plural
 from ups_scale.physics.families import FAMILIES, FamilySpec
+from ups_scale.physics.invariants import quantities
 
 FLOOR = 1e-10
 """Of the truth's largest power: spectra are shown down to it."""
 LEFT_OUT = "left_out"
 INTERPOLATED = ("model", "persistence", "interpolation")
+SCALED = "/ max(|Q(0)|, L1 norm of q(0)) over trajectories."
+GAP_OF = {
+    True: f"Mean of |Q(k) \u2212 Q(0)| {SCALED}",
+    False: f"Mean of |Q(k) \u2212 the truth's Q(k)| {SCALED} The sides let some of it through.",
+}
+"""What a conservation gap is, by whether the sides are closed to the quantity."""
 
 
 def section(report: Mapping[str, Any], spec: FamilySpec, rollouts: str) -> str:
@@ -24,7 +31,7 @@ def section(report: Mapping[str, Any], spec: FamilySpec, rollouts: str) -> str:
     table, data = report["families"][name], report["data"][name]
     horizons = steps(table)
     known = FAMILIES.get(spec.family)
-    charts = [growth(report, name, horizons), *spectra(report, spec), *budgets(report, name), reliability(report, name)]
+    charts = [growth(report, name, horizons), *spectra(report, spec), *budgets(report, spec), reliability(report, name)]
     parts = [
         f'<h2 id="{escape(name)}">{escape(name)}</h2>',
         f"<p><code>{escape(known.equation)}</code></p>" if known else "",
@@ -102,10 +109,11 @@ def spectra(report: Mapping[str, Any], spec: FamilySpec) -> list[str]:
     return charts
 
 
-def budgets(report: Mapping[str, Any], name: str) -> list[str]:
+def budgets(report: Mapping[str, Any], spec: FamilySpec) -> list[str]:
     """The gap of what the family conserves over the steps, a chart per invariant."""
     charts = []
-    for invariant, gaps in report.get("budgets", {}).get(name, {}).items():
+    closed = {quantity.name: quantity.is_closed for quantity in quantities(spec)}
+    for invariant, gaps in report.get("budgets", {}).get(spec.name, {}).items():
         names = [key for key in _ordered(report, gaps) if key != "zero"]
         lines = [_line(report, key, range(1, len(gaps[key]) + 1), gaps[key]) for key in names]
         if not any(value for line in lines for value in line.y):
@@ -118,7 +126,7 @@ def budgets(report: Mapping[str, Any], name: str) -> list[str]:
                 y_label="relative gap",
                 log_y=True,
                 whole_x=True,
-                note="Mean of |Q(k) \u2212 Q(0)| / max(|Q(0)|, L1 norm of q(0)) over trajectories. 0 is not drawn.",
+                note=f"{GAP_OF[closed[invariant]]} 0 is not drawn.",
             )
         )
     return charts
@@ -137,10 +145,14 @@ def reliability(report: Mapping[str, Any], name: str) -> str:
     for metric in ("ece", "crps", "spread_skill"):
         if figures.get(f"{metric}@{k}") is not None:
             told.append(f"{metric} {number(figures[f'{metric}@{k}'])}")
+        if metric == "ece" and "interval" in found:
+            low, high = (number(found["interval"][f"ece_{end}"]) for end in ("low", "high"))
+            told.append(f"95 % of resampled trajectories give ece {low} to {high}")
+    band = {end: found["interval"][end] for end in ("low", "high")} if "interval" in found else {}
     return line_chart(
         [
             Line("calibrated", (0.0, 1.0), (0.0, 1.0), "var(--trivial)", "5 3"),
-            Line(metrics.MODEL, levels[1:-1], coverage[1:-1], dots=True),
+            Line(metrics.MODEL, levels[1:-1], coverage[1:-1], dots=True, **band),
         ],
         title=f"Reliability, step {k}",
         x_label="level of the interval",

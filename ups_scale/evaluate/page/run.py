@@ -119,7 +119,8 @@ MEANINGS = {
     "frmse": "root of the error's power in a band of wavenumbers (low 0-3, mid 4-11, high 12 and more) / points",
     "band_error": "root of the error's power in a band / the truth's",
     "spectral_error": "mean over wavenumbers of |log power of the prediction - log power of the truth|",
-    "conservation_gap": "|Q(k) - Q(0)| / max(|Q(0)|, L1 norm of q(0)); only for what the family conserves",
+    "conservation_gap": "|Q(k) - Q(0)| / max(|Q(0)|, L1 norm of q(0)); only for what the family conserves. Where the "
+    "sides let some of it through, |Q(k) - the truth's Q(k)| over the same",
     "bc_violation": "RMS of the boundary condition's residual / RMS(truth)",
     "divergence": "RMS of the velocity's divergence x length / RMS of the velocity; the truth's own stands beside it",
     "shock_iou, shock_precision": "of the cells with the steepest gradients, dilated by one: intersection / union, and "
