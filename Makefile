@@ -42,4 +42,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv data/demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv data/demo runs champions .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -62,7 +62,8 @@ class Combination:
     def overrides(self, steps: int) -> list[str]:
         """What it changes in the demo's recipe for a run of so many steps."""
         ends = [f"model.encoder={self.encoder}", f"model.decoder={self.decoder}", f"model.prediction={self.prediction}"]
-        ends.append(f"data.batch_tokens={BATCH_TOKENS}")
+        # Not every encoder has patches that could be moved.
+        ends += [f"data.batch_tokens={BATCH_TOKENS}", "model.patch_jitter=false"]
         if self.prediction == "field":
             return [*ends, *OPERATORS[self.operator]]
         # A latent rollout learns to keep the latent state decodable over steps from an unrolled horizon alone.
