@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,11 +143,12 @@ class Trunks(nn.Module):
         return wide(self.run_block(self.trunks[key], x_bdx, tuple(periodic))) + idle_share(self.trunks, key)
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """A network that takes features (B, D, *grid) and which axes are periodic, and gives features of the same shape."""
 
+    @abstractmethod
     def forward(self, x_bdx: Tensor, periodic: tuple[bool, ...]) -> Tensor:
-        raise NotImplementedError
+        """(B, D, *grid) float32 from the same."""
 
     def probe(self) -> Tensor:
         """A scalar that depends on all weights."""
