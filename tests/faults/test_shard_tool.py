@@ -172,13 +172,22 @@ def test_two_runs_at_once_are_refused(tmp_path, source):
     assert running.returncode == 0, said
 
 
+def reads(pid: int, name: str) -> bool:
+    """Whether a process has a file of this name open."""
+    try:
+        return any(os.readlink(fd).endswith(name) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
 def test_a_worker_that_is_killed_is_reported_with_its_input(tmp_path, source):
     out = tmp_path / "out"
     with started(out, source, *OPTIONS, "--workers", 2) as running:
-        for pid in children(running.pid):
-            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(pid, signal.SIGKILL)
-                break
+        workers = [pid for pid in children(running.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        end = time.monotonic() + 30
+        while not reads(workers[0], "in.hdf5") and time.monotonic() < end:  # on a busy machine it starts slowly
+            time.sleep(0.002)
+        os.kill(workers[0], signal.SIGKILL)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 2
     assert "in.hdf5: the worker process that was at its trajectories" in said
