@@ -69,7 +69,7 @@ def evaluation(
             "fields": {"u": {}},
         }
         seconds = 0.5 * float(np.exp(clock * late.standard_normal()))
-        report["efficiency"][family] = {"batch": 8, "steps": 16, "wall_clock_s": seconds, "device": "cpu"}
+        report["efficiency"][family] = {"batch": 8, "steps": 16, "wall_clock_s": seconds, "device": "NVIDIA H200"}
         trajectories["families"][family] = {
             "keys": [f"{family}-{i:03d}" for i in range(num)],
             "nrmse": {

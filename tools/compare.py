@@ -29,6 +29,9 @@ def main() -> None:
     )
     parser.add_argument("--suite", help="of run folders, this suite (default: full if all have it, else small)")
     parser.add_argument("--step", type=int, metavar="K", help="figures at this step alone (default: all)")
+    parser.add_argument(
+        "--all", action="store_true", help="print all figures of physics and calibration (default: those that differ)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page too")
     parser.add_argument("--anyway", action="store_true", help="compare figures of other data or suites too, and say so")
@@ -45,7 +48,10 @@ def main() -> None:
         except OSError as error:
             what = remedy(error, "name another file")
             raise DataError(f"{arguments.html}: can't be written ({error.strerror}); {what}") from None
-    print(json.dumps(values(result), indent=1, allow_nan=False) if arguments.json else text(result))
+    if arguments.json:
+        print(json.dumps(values(result), indent=1, allow_nan=False))
+    else:
+        print(text(result, everything=arguments.all))
 
 
 if __name__ == "__main__":

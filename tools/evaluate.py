@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--data", metavar="MANIFEST", help="the data, a path or a URL (default: the recipe's data.manifest)"
     )
-    parser.add_argument("--suite", default="small", help="what to measure: small (default) or full; docs/evaluation.md")
+    parser.add_argument("--suite", help="what to measure: small (default) or full; docs/evaluation.md")
     parser.add_argument(
         "--out",
         type=Path,
@@ -88,14 +88,17 @@ def main() -> None:
     from ups_scale.evaluate.run import Request, open_accelerator
     from ups_scale.evaluate.standing import DEFAULT, evaluate_and_judge, evaluate_queued
 
-    if arguments.queued and (arguments.out or arguments.data or arguments.no_champion or arguments.guards):
+    if arguments.queued and (
+        arguments.out or arguments.data or arguments.no_champion or arguments.guards or arguments.suite
+    ):
         raise UserError(
-            "--queued takes data, guards and place from the queue: leave out --out, --data, --guards and --no-champion"
+            "--queued takes data, suite, guards and place from the queue: leave out --out, --data, --suite, --guards "
+            "and --no-champion"
         )
     if arguments.noise is not None and arguments.noise < 0:
         raise UserError(f"--noise {arguments.noise}: a part of the fields' RMS, from 0 (no ensembles)")
     request = Request(
-        suite=arguments.suite,
+        suite=arguments.suite or "small",
         manifest=arguments.data,
         out=arguments.out,
         force=arguments.force,
@@ -122,12 +125,12 @@ def main() -> None:
         print(json.dumps(reports if arguments.queued else reports[0], indent=1, allow_nan=False))
         return
     for standing in done:
-        _show(standing)
+        _show(standing, arguments.zoo)
     if not done:
         print("nothing is queued")
 
 
-def _show(standing: Standing) -> None:
+def _show(standing: Standing, zoo: str) -> None:
     from ups_scale.evaluate.report import text_table
     from ups_scale.evaluate.super_resolution import lines
     from ups_scale.evaluate.zoo import missing
@@ -144,7 +147,7 @@ def _show(standing: Standing) -> None:
     for name, of in report["zoo"].items():
         for entry, reason in of.get("left_out", {}).items():
             print(f"note: {name} is not measured on {entry}: {reason}")
-    note = missing(tuple(report["zoo"]))
+    note = missing(tuple(report["zoo"]), zoo)
     if note:
         print(f"note: {note}")
     for line in report.get("verdict", ()):

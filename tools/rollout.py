@@ -45,7 +45,12 @@ def main() -> None:
     )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument("--out", type=Path, metavar="FILE.hdf5", help="default: <run>/rollouts/<family>-<split>.hdf5")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.hdf5",
+        help="default: <run>/rollouts/<family>-<split>-<steps>[-<guards>].hdf5",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON, and nothing else")
     arguments = parser.parse_args()
 
@@ -82,8 +87,17 @@ def main() -> None:
     for name, reason in done["guards_left_out"].items():
         print(f"guard {name}: left out, {reason}")
     for name, of in done["budgets"].items():
-        if of["closed"]:
-            print(f"budget {name}: at most {of['total']:.3g} in total, {of['per_step']:.3g} in a step")
+        kept = "must stay constant" if of["closed"] else "may pass the sides"
+        print(
+            f"budget {name} ({kept}): changes by at most {of['total']:.3g} in total, {of['per_step']:.3g} in a step; "
+            f"{of['relative']:.3g} of max(|Q(0)|, L1)"
+        )
+    if done["nrmse"]:
+        told = ", ".join(
+            f"{'not finite' if value is None else f'{value:.3g}'} at step {step}"
+            for step, value in done["nrmse"].items()
+        )
+        print(f"nRMSE against the truth: {told}")
     for key, step in done.get("first_below", {}).items():
         told = f"under 0.8 at step {step}, where it ends" if step else f"0.8 or more at all {done['horizon']} steps"
         print(f"{key}: correlation {told}")

@@ -44,6 +44,7 @@ class Judgement:
         reasons: why it was promoted or not, what could not be judged, what diverged.
         failsafes: what to try before the verdict is final; none after a second try.
         verdict: what changed; why it helped or hurt; what next.
+        queued: whether its full evaluation waits since this judgement, and did not before.
         tried: of a second try, `failsafe` of report.json: `[{"reason", "what", "result"}]`.
     """
 
@@ -60,6 +61,7 @@ class Judgement:
     failsafes: tuple[Failsafe, ...]
     verdict: tuple[str, str, str]
     tried: list[dict[str, Any]] = field(default_factory=list)
+    queued: bool = False
 
     @property
     def second_try(self) -> dict[str, Any]:
@@ -156,7 +158,15 @@ def judge(
         told,
         failsafes,
         verdict.lines(
-            candidate, champion, gates, comparison, step, promoted, verdict.changes(champion_recipe, recipe), won_small
+            candidate,
+            champion,
+            gates,
+            comparison,
+            step,
+            promoted,
+            verdict.changes(champion_recipe, recipe),
+            won_small,
+            bars.margin,
         ),
         [] if after is None else tried(after.failsafes, after.gates, gates, promoted),
     )
@@ -164,14 +174,17 @@ def judge(
 
 def still_champion(report: Mapping[str, Any], champion: Mapping[str, Any], since: str) -> Judgement:
     """The judgement of the champion's checkpoint, evaluated again by the same suite: it is the champion `since` then,
-    for it won that place once. Its gates are those of the trivial predictors alone."""
+    for it won that place once; but with guards that it did not win with, this evaluation is not promoted. Its gates are
+    those of the trivial predictors alone."""
     gates = persistence_gates(_families(report, "candidate"))
     of = ", ".join(champion.get("guards", ())) or "none"
     same = f"the champion itself, since {since}: its evaluation of then (guards: {of}) stays"
     _, _, following = verdict.lines(report, champion, gates, None, None, True, None)
-    lines = ("changed: nothing, it is the champion itself", f"why: {same}", following)
+    more = sorted(set(report.get("guards", ())) - set(champion.get("guards", ())))
+    changed = f"guards {', '.join(more)} of the champion itself" if more else "nothing, it is the champion itself"
+    lines = (f"changed: {changed}", f"why: {same}", following)
     told = (same, *reasons.failed(gates))
-    return Judgement(gates, True, str(champion["run"]), None, None, None, None, Bars().margin, {}, told, (), lines)
+    return Judgement(gates, not more, str(champion["run"]), None, None, None, None, Bars().margin, {}, told, (), lines)
 
 
 def _families(report: Mapping[str, Any], whose: str) -> Mapping[str, Any]:

@@ -17,6 +17,8 @@ import numpy as np
 from ups_scale.evaluate import bootstrap, saved
 from ups_scale.evaluate.leaderboard_row import geometric_mean, steps
 
+ENOUGH = 0.05
+"""Without a sigma, a difference is worth a look from this part of the reference on."""
 MARK = 2.0
 """A difference is marked from so many standard errors on."""
 ALL = "all"
@@ -61,6 +63,15 @@ class Change:
     def marked(self) -> bool:
         """Whether the difference is beyond the noise."""
         return self.sigma is not None and abs(self.sigma) > MARK
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is worth a look: marked, or without a sigma apart by more than `ENOUGH`."""
+        if self.sigma is not None:
+            return self.marked
+        if self.ratio is None:
+            return self.before.value != self.after.value
+        return abs(self.ratio - 1) > ENOUGH
 
 
 def changes(
@@ -123,6 +134,15 @@ def physics(
             change = replace(change, sigma=(mine - reference) / error if 0 < error < math.inf else None)
         found.append(change)
     return found
+
+
+def striking(found: Sequence[Change]) -> list[Change]:
+    """Of the figures of `physics` those that differ, of each at the largest step that it has."""
+    last: dict[tuple[str, str], int] = {}
+    for change in found:
+        name, at = _split(change.metric)
+        last[change.family, name] = max(at, last.get((change.family, name), 0))
+    return [of for of in found if of.differs and _split(of.metric)[1] == last[of.family, _split(of.metric)[0]]]
 
 
 def merged(trajectories: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
@@ -204,6 +224,12 @@ def _figure(values: Sequence[float | None]) -> Figure:
     if len(finite) < len(values):
         return Figure(None)
     return Figure(statistics.fmean(finite), statistics.stdev(finite) if len(finite) > 1 else None)
+
+
+def _split(metric: str) -> tuple[str, int]:
+    """A metric's name and its step; 0 where it is of no step, as `horizon@0.8`."""
+    name, _, at = metric.partition("@")
+    return (name, int(at)) if at.isdigit() else (metric, 0)
 
 
 def _value(report: Mapping[str, Any], family: str, metric: str) -> float | None:

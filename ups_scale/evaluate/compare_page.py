@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ups_scale.evaluate.compare import Result, Versus
-from ups_scale.evaluate.compare_figures import ALL, MARK, Change, Figure
+from ups_scale.evaluate.compare_figures import ALL, ENOUGH, MARK, Change, Figure, striking
 from ups_scale.evaluate.page.document import document
 from ups_scale.evaluate.report import number
 
@@ -16,6 +16,8 @@ LEGEND = (
     "ratio: second / first. sigma: log of the ratio (of a horizon, the difference) in standard errors; a mark (*) "
     f"stands only beyond {MARK:g}. all: geometric mean over families. ±: standard deviation over seeds."
 )
+PHYSICS = "physics and calibration"
+STRIKING = f"those that differ at their last step, by more than {MARK:g} sigma or, without a sigma, {100 * ENOUGH:g} %"
 HEADER = ("family", "figure", "first", "second", "ratio", "sigma")
 STYLE = """
 table.versus td:nth-child(2), table.versus th:nth-child(2) { text-align: left; }
@@ -26,16 +28,21 @@ table.versus tr.all td { border-top: 1px solid var(--line); font-weight: 600; }
 """
 
 
-def text(result: Result) -> str:
-    """The comparison as plain text."""
+def text(result: Result, everything: bool = False) -> str:
+    """The comparison as plain text; of physics and calibration what differs (`striking`), or `everything`."""
     lines = [f"CAUTION, not comparable: {line}" for line in result.anyway]
     lines += [f"{group.name}: {member.path}" for group in result.groups for member in group.members]
     for versus in result.against:
         lines += ["", f"{result.reference.name} (first) and {versus.name} (second)", versus.verdict]
         lines += [f"  {title}: {entry}" for title, entry in _told(versus)]
-        for name, changes in (("nRMSE", versus.figures), ("physics and calibration", versus.physics)):
+        errors = [change for change in versus.physics if change.metric.startswith("nrmse@")]
+        others = [change for change in versus.physics if not change.metric.startswith("nrmse@")]
+        shown = others if everything else striking(others)
+        for name, changes in (("nRMSE", versus.figures), ("nRMSE of other splits", errors), (PHYSICS, shown)):
             if changes:
                 lines += ["", name, *_columns([HEADER, *map(_row, changes)])]
+        if len(shown) < len(others):
+            lines += ["", f"{PHYSICS}: {len(shown)} of {len(others)} figures shown, {STRIKING}; all: --all"]
     if not any(versus.figures for versus in result.against):
         lines += ["", "no family and step that both have"]
     return "\n".join([*lines, "", LEGEND])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_scale.recipe.load import difference
-from ups_scale.recipe.validate import leaves
+from ups_scale.recipe.validate import fill_defaults, leaves
 
 SEED = "run.seed"
 STEPS = "schedule.steps"
@@ -64,10 +64,11 @@ def controlled(before: Subject, after: Subject) -> tuple[bool | None, str]:
 
 
 def recipe_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What changed between resolved recipes: lines that count, and lines that don't change the mathematics."""
+    """What changed between resolved recipes: lines that count, and lines that don't change the mathematics.
+    A key that an older recipe lacks has the schema's default."""
     counted: list[str] = []
     uncounted: list[str] = []
-    for line in difference(before, after):
+    for line in difference(fill_defaults(before), fill_defaults(after)):
         key = key_of(line)
         counts = key == STEPS or (key not in NO_MATTER and leaves().get(key, {}).get("x-identity", True))
         (counted if counts else uncounted).append(line)

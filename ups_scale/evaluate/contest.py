@@ -74,7 +74,7 @@ def contest(
             result = replace(result, against=str(report["run"]), reasons=(kept, *others))
         try:
             if result.promoted:
-                _queue(folder, report)
+                result = replace(result, queued=_queue(folder, report))
                 promote(folder, report, trajectories, recipe, result)
             record(folder, report, result)
         except OSError as error:
@@ -91,20 +91,21 @@ def _confirmed(
     same = ("checkpoint_sha256", "run", "suite", "suite_hash")
     known = any(line.get("promoted") and all(line.get(key) == report[key] for key in same) for line in history)
     try:
-        _queue(folder, {**holder.report, **{key: report[key] for key in ("checkpoint", "manifest")}})
-        if not known:
+        queued = _queue(folder, {**holder.report, **{key: report[key] for key in ("checkpoint", "manifest")}})
+        if found.promoted and not known:
             record(folder, report, found)
     except OSError as error:
         raise _not_written(folder, error) from None
-    return found
+    return replace(found, queued=queued)
 
 
-def _queue(folder: Path, report: Mapping[str, Any]) -> None:
-    """The winner of the small suite waits for the full one, with the guards and the noise that it won with."""
+def _queue(folder: Path, report: Mapping[str, Any]) -> bool:
+    """The winner of the small suite waits for the full one, with the guards and the noise that it won with. Returns
+    whether it did not wait, and was not evaluated so, before."""
     if report["suite"] != SMALL:
-        return
+        return False
     paths = told(report)
-    waiting.queue(
+    return waiting.queue(
         folder,
         paths["checkpoint"],
         report["checkpoint_sha256"],

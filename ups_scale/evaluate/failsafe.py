@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ups_scale.evaluate import reasons
 from ups_scale.evaluate.bootstrap import last_step
 from ups_scale.evaluate.gates import steps
 from ups_scale.physics.families import FAMILIES, VARIANT_MARK
@@ -101,7 +102,7 @@ def tried(
             found.append({"reason": failsafe.why, "what": "nothing: another training", "result": "advice only"})
             continue
         passing, failing = len(failed_before - now), len(now - failed_before)
-        what = ", ".join(f"{key} {value}" for key, value in failsafe.options.items())
+        what = reasons.options(failsafe.options)
         result = f"{passing} of {len(failed_before)} failed gates pass now, {failing} others fail; "
         result += "promoted" if promoted else "not promoted"
         found.append({"reason": failsafe.why, "what": what, "result": result})

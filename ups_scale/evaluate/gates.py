@@ -115,6 +115,11 @@ ENOUGH = 3
 """Families whose spread tells noise: of two, one that is worse is half of the spread."""
 
 
+def label(name: str) -> str:
+    """A gate's name for people: it says so where the figure is not the one it is called by."""
+    return f"{name} (1 - IoU)" if name in ("shock_iou", "physics_shock_iou") else name
+
+
 def steps(table: Mapping[str, Any]) -> tuple[int, ...]:
     """The steps that a family's table of figures has, in order: not all that were asked for, if it is steady."""
     return tuple(sorted(int(name.partition("@")[2]) for name in table["model"] if name.startswith("nrmse@")))
@@ -222,7 +227,7 @@ def wall_clock_gates(
     bars: Bars, step: int, candidate: Mapping[str, Any], champion: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The gate on the seconds of all rollouts together, of two reports; or none, and why not, where they weren't on
-    equal terms."""
+    equal terms, or on a CPU, whose other work decides how long they take. A budget in seconds is held everywhere."""
     efficiency, old = candidate.get("efficiency", {}), champion.get("efficiency", {})
     shared = [family for family in old if family in efficiency]
     spent = sum(efficiency[family]["wall_clock_s"] for family in shared)
@@ -239,6 +244,8 @@ def wall_clock_gates(
                 return [], f"wall_clock is not judged: {family} ran with {key} {ours}, the champion's with {theirs}"
     if not shared:
         return [], "wall_clock is not judged: a report without times"
+    if any(efficiency[family].get("device") == "cpu" for family in shared):
+        return [], "wall_clock: on a CPU a clock says little: not judged"
     limit = max(bars.wall_clock * before, before + FLOORS["wall_clock"])
     return [_gate("wall_clock", ALL, step, spent, limit, before)], None
 

@@ -15,6 +15,8 @@ STYLE = """
 table.board thead th { cursor: pointer; user-select: none; }
 table.board th[aria-sort=ascending]::after { content: " \\25B2"; }
 table.board th[aria-sort=descending]::after { content: " \\25BC"; }
+table.board td.told { white-space: normal; text-align: left; min-width: 16em; max-width: 30em; }
+table.board td.told details { margin: 0; } table.board td.told summary { padding: 0; font-weight: 400; }
 table.board tfoot td { color: var(--muted); font-style: italic; }
 """
 
@@ -65,13 +67,15 @@ def text(rows: Sequence[Row]) -> str:
     for group in comparable(rows):
         ks = steps_of(group)
         worst = f"worst family@{ks[-1]}" if ks else "worst family"
-        header = ["run", "step", "date", "M params", *(f"ratio@{k}" for k in ks), worst, "gates", "promoted"]
+        guards = ["guards"] if _guarded(group) else []
+        header = ["run", "step", *guards, "date", "M params", *(f"ratio@{k}" for k in ks), worst, "gates", "promoted"]
         lines = [header]
         for entry in best_first(group):
             lines.append(
                 [
                     entry["run_id"],
                     entry.get("step", "-"),
+                    *(entry.get("guards", "none") for _ in guards),
                     entry["date"][:16].replace("T", " "),
                     _shown(entry.get("params_m")),
                     *(_shown(entry.get(f"geomean_ratio@{k}")) for k in ks),
@@ -106,36 +110,41 @@ def _summaries(rows: Sequence[Row]) -> str:
     ks = steps_of(rows)
     names = [f"{kind}@{k}" for k in ks for kind in ("geomean_nrmse", "geomean_ratio", "worst_ratio")]
     heads = [f"{kind} @{k}" for k in ks for kind in ("mean nRMSE", "mean ratio", "worst ratio")]
-    header = ["run", "step", "date", "M params", "gates", "promoted", *heads, "evaluation, s", "commit", "not passed"]
+    guards = ["guards"] if _guarded(rows) else []
+    header = ["run", "step", *guards, "date", "M params", "gates", "promoted", *heads]
+    header += ["evaluation, s", "commit", "not passed"]
     best = _best(rows, names)
     lines = []
     for entry in rows:
-        cells = [_text(entry["run_id"]), _figure(entry.get("step")), _date(entry), _figure(entry.get("params_m"))]
+        cells = [_text(entry["run_id"]), _figure(entry.get("step")), *(_guards(entry) for _ in guards)]
+        cells += [_date(entry), _figure(entry.get("params_m"))]
         cells.append(f'<td data-key="{escape(entry.get("gates_failed", ""))}">{escape(_gates(entry))}</td>')
         cells.append(_text(entry.get("promoted", ""), ""))
         for name in names:
             note = entry.get(f"worst_family@{name.partition('@')[2]}", "") if name.startswith("worst") else ""
             cells.append(_figure(entry.get(name), name in best and entry.get(name) == best[name], note))
         cells += [_figure(entry.get("wall_clock_s")), _text(entry.get("commit", "")[:10], "")]
-        told = "; ".join(f"{what} not finite" for what in [entry.get("diverged", "")] if what)
-        cells.append(_text("; ".join(part for part in (told, entry.get("failed", "")) if part), "text"))
+        cells.append(_not_passed(entry))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return _table(header, lines, [])
 
 
 def _figures(rows: Sequence[Row]) -> str:
     names = [name for name in _ordered(rows) if "/model/" in name]
-    header = ["run", "step", *(name.replace("/model/nrmse", " ") for name in names)]
+    guards = ["guards"] if _guarded(rows) else []
+    header = ["run", "step", *guards, *(name.replace("/model/nrmse", " ") for name in names)]
     best = _best(rows, names)
     lines = [
-        f"<tr>{_text(entry['run_id'])}{_figure(entry.get('step'))}"
+        f"<tr>{_text(entry['run_id'])}{_figure(entry.get('step'))}{_guards(entry) if guards else ''}"
         + "".join(_figure(entry.get(name), name in best and entry.get(name) == best[name]) for name in names)
         + "</tr>"
         for entry in rows
     ]
     # The same for all rows of a group, which have the same trajectories; families may differ.
     bars = [_first(rows, name.replace("/model/", "/persistence/")) for name in names]
-    foot = f'<tr class="bar">{_text("persistence")}<td></td>{"".join(map(_figure, bars))}</tr>'
+    foot = (
+        f'<tr class="bar">{_text("persistence")}<td></td>{"<td></td>" * len(guards)}{"".join(map(_figure, bars))}</tr>'
+    )
     return _table(header, lines, [foot])
 
 
@@ -160,8 +169,8 @@ def _first(rows: Sequence[Row], name: str) -> str | None:
 def _table(header: Sequence[str], lines: Sequence[str], foot: Sequence[str]) -> str:
     heads = "".join(f"<th>{escape(name)}</th>" for name in header)
     return (
-        f'<div class="scroll"><table class="wide board"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody>'
-        f"<tfoot>{''.join(foot)}</tfoot></table></div>"
+        f'<div class="scroll" tabindex="0"><table class="wide board"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody><tfoot>{''.join(foot)}</tfoot></table></div>"
     )
 
 
@@ -173,6 +182,24 @@ def _figure(value: str | None, best: bool = False, note: str = "") -> str:
 
 def _text(value: str, kind: str = "name") -> str:
     return f'<td class="{kind}" data-key="{escape(value)}">{escape(value)}</td>'
+
+
+def _guarded(rows: Sequence[Row]) -> bool:
+    return any("guards" in entry for entry in rows)
+
+
+def _guards(entry: Row) -> str:
+    return _text(entry.get("guards", "none"), "")
+
+
+def _not_passed(entry: Row) -> str:
+    """A cell with what diverged, and the failed gates folded under their number."""
+    diverged, failed = entry.get("diverged", ""), entry.get("failed", "")
+    told = escape(f"{diverged} not finite") if diverged else ""
+    if failed:
+        count = len(failed.split("; "))
+        told += f"<details><summary>{count} gate{'' if count == 1 else 's'}</summary>{escape(failed)}</details>"
+    return f'<td class="told" data-key="{escape("; ".join(part for part in (diverged, failed) if part))}">{told}</td>'
 
 
 def _date(entry: Row) -> str:

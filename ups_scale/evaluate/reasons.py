@@ -7,21 +7,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ups_scale.evaluate.bootstrap import Comparison, Gain
-from ups_scale.evaluate.gates import Bars
+from ups_scale.evaluate.gates import Bars, label
+
+
+def percent(share: float, sign: str = "") -> str:
+    """A share in percent with two digits that count, never as a power of ten: `110 %`; with sign "+" `+110 %`."""
+    return f"{float(f'{100 * share:.2g}'):{sign}.12g} %"
+
+
+def margin(improvement: float | None, sigma: float | None, asked: float) -> str:
+    """The gain over the champion beside its standard error and what is asked for, of a gate's line."""
+    if improvement is None:
+        return "gain not known"
+    noise = "not known" if sigma is None or not math.isfinite(sigma) else percent(sigma)
+    return f"gain {percent(improvement, '+')} (sigma {noise}, asked for {percent(asked)})"
+
+
+def options(of: Mapping[str, Any]) -> str:
+    """The options of a second try: `guards conservation, helmholtz; noise_scale burgers_1d x 1.23`."""
+    told = []
+    for key, value in of.items():
+        each = [f"{name} x {x:.3g}" for name, x in value.items()] if isinstance(value, Mapping) else value
+        told.append(f"{key} {', '.join(each) or 'none'}")
+    return "; ".join(told)
 
 
 def gain(found: Gain, step: int, bars: Bars, better: bool, single: Sequence[str]) -> str:
     """The line on the gain over all families at `step`; `better` is whether it is enough, `single` the families with
     one trajectory."""
     way = "lower" if found.improvement >= 0 else "higher"
-    text = f"nRMSE at step {step} is {100 * abs(found.improvement):.2g} % {way} than the champion's, "
+    text = f"nRMSE at step {step} is {percent(abs(found.improvement))} {way} than the champion's, "
     if single:
         return text + f"but {', '.join(single)} has one trajectory: its noise is not known, so no promotion"
-    text += f"one standard error {100 * found.sigma:.2g} %"
+    text += f"one standard error {percent(found.sigma)}"
     if better:
         return text
     if found.improvement < bars.margin:
-        return f"{text}; {100 * bars.margin:.2g} % lower is asked for"
+        return f"{text}; {percent(bars.margin)} lower is asked for"
     return f"{text}; more than {bars.sigmas:g} standard errors are asked for"
 
 
@@ -37,7 +59,7 @@ def failed(gates: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         found = "not finite, or no figure" if worst["value"] is None else f"{worst['value']:.3g}"
         place = f"{worst['family']} at step {worst['horizon']}"
         count = f" in {len(those)} places, worst" if len(those) > 1 else ""
-        lines.append(f"{name} failed{count}: {place}: {found}, limit {worst['limit']:.3g}")
+        lines.append(f"{label(name)} failed{count}: {place}: {found}, limit {worst['limit']:.3g}")
     return tuple(lines)
 
 

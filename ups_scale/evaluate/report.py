@@ -24,8 +24,9 @@ from ups_scale import atomic
 from ups_scale.errors import DataError
 from ups_scale.evaluate import super_resolution
 from ups_scale.evaluate.entrants import MODEL, TRIVIAL
-from ups_scale.evaluate.gates import steps
+from ups_scale.evaluate.gates import label, steps
 from ups_scale.evaluate.page.numbers import number
+from ups_scale.evaluate.reasons import margin
 from ups_scale.evaluate.suite import Evaluation
 from ups_scale.evaluate.suites import TEST
 from ups_scale.observe import environment
@@ -207,11 +208,26 @@ def text_table(report: Mapping[str, Any]) -> str:
         text.append("  ".join([line[0].ljust(widths[0]), *cells]))
     for gate in report["gates"]:
         if gate["name"] != "persistence" and not gate["passed"]:
-            text.append(
-                f"FAILED {gate['name']}: {gate['family']} {number(gate['value'])}, limit {number(gate['limit'])}"
-            )
+            text.append(f"FAILED {label(gate['name'])}: {gate['family']} {_failed(gate, report)}")
+    text += guard_lines(report)
     text.append(verdict_line(report))
     return "\n".join(text)
+
+
+def guard_lines(report: Mapping[str, Any]) -> list[str]:
+    """A line per guard and reason for which it was left out somewhere, with the families."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for family, of_guard in report.get("guards_left_out", {}).items():
+        for guard, reason in of_guard.items():
+            families.setdefault((guard, reason), []).append(family)
+    return [f"guard {guard}: left out of {', '.join(names)}: {why}" for (guard, why), names in families.items()]
+
+
+def _failed(gate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    against = report.get("champion", {})
+    if gate["name"] == "champion_nrmse" and "margin" in against:
+        return margin(against["improvement"], against["sigma"], against["margin"])
+    return f"{number(gate['value'])}, limit {number(gate['limit'])}"
 
 
 def verdict_line(report: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate.loading import Checkpoint, fit, open_checkpoint, shown
 from ups_scale.evaluate.share import counted_points
 from ups_scale.evaluate.testset import Given, TestSet, batch_size, read_rollouts
+from ups_scale.metrics import accuracy, physics
 from ups_scale.physics.families import FamilySpec
+from ups_scale.physics.invariants import fields_of, quantities
 from ups_scale.rollout.budget import Budget
 from ups_scale.rollout.files import RolloutFile, rollout_file
 from ups_scale.rollout.guards import Guards
@@ -31,6 +33,8 @@ from ups_scale.rollout.rollout import continued, rollout
 
 # Dimensions: n trajectory, b trajectory of a batch, t frame, h predicted frame, c field, x space, v component.
 
+SHOWN_STEPS = (1, 4, 16)
+"""nRMSE is said at these steps, and at the last one that the data hold the truth of."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -54,8 +58,9 @@ class Request:
 
 def roll_out(request: Request) -> dict[str, Any]:
     """The summary of the rollouts, which are written to a file: `out`, `keys` of the trajectories, the guards that were
-    applied and left out, the largest budgets, and the first step of each trajectory that isn't finite; with
-    `until_horizon` also the first one under 0.8, null where there is none.
+    applied and left out, the largest budgets (`relative`: of max(|Q(0)|, ||q(0)||_L1)), `nrmse` by step where the data
+    hold the truth (the mean over trajectories, null where one isn't finite), and the first step of each trajectory that
+    isn't finite; with `until_horizon` also the first one under 0.8, null where there is none.
 
     Raises:
         CheckpointError, DataError, UserError: see the messages.
@@ -76,7 +81,8 @@ def roll_out(request: Request) -> dict[str, Any]:
     given = 1 if spec.steady else min(model.context_frames, reader.num_frames)
     horizon = _horizon(request, checkpoint, spec, reader.num_frames - given)
     guards = Guards(request.guards, {known_as: model.specs[known_as]}, model.patches, model.moving_patches)
-    out = request.out or _default_out(checkpoint, spec.name, request.split)
+    out = request.out or _default_out(checkpoint, spec.name, request.split, horizon, guards.applied[known_as])
+    compared = _compared(horizon, reader.num_frames - given)
 
     dt_nt = continued(reader.times_between(chosen, min(reader.num_frames, given + horizon)), given + horizon - 1, spec)
     times_nt = np.concatenate([np.zeros((len(chosen), 1)), dt_nt.double().cumsum(1).numpy()], axis=1)
@@ -94,6 +100,7 @@ def roll_out(request: Request) -> dict[str, Any]:
     kept_times_nt = times_nt[:, given:] if spec.steady else times_nt  # of a steady family the solution alone
     parameters_np = np.stack([parameters for _, parameters in described])
     summary: dict[str, Any] = {"budgets": {}, "not_finite": {}}
+    nrmse: dict[int, list[float | None]] = {step: [] for step in compared}
     seconds, steps = 0.0, 0
     with rollout_file(out, spec, keys, parameters_np, kept_times_nt, facts) as file:
         bar = tqdm(total=len(chosen) * horizon, unit="frame", disable=None)
@@ -119,6 +126,12 @@ def roll_out(request: Request) -> dict[str, Any]:
             part = _Part(file, spec, first, (len(chosen), horizon), batch.u_btcx[:, :given], mask_btcx, truth)
             began = time.perf_counter()
             for step, u_bcx in frames:
+                if step in nrmse:
+                    true = reader.read(chosen[rows], [given + step - 1] * len(chosen[rows]), 1).to(device)
+                    counted_bcx = None
+                    if mask_btcx is not None and true.mask_btcx is not None:
+                        counted_bcx = true.mask_btcx[:, 0] & mask_btcx[:, -1]
+                    nrmse[step] += _nrmse(spec, u_bcx, true.u_btcx[:, 0], counted_bcx)
                 part.add(step, u_bcx)
                 steps += 1
                 bar.update(len(u_bcx))
@@ -139,6 +152,7 @@ def roll_out(request: Request) -> dict[str, Any]:
         "guards": list(guards.applied[known_as]),
         "guards_left_out": guards.left_out[known_as],
         **summary,
+        "nrmse": {step: _mean(values) for step, values in nrmse.items() if len(values) == len(chosen)},
         "dtype": request.dtype,
         "device": device.type,
         "wall_clock_s": seconds,
@@ -164,7 +178,12 @@ class _Part:
         self._watch = None if truth is None else HorizonGuard(spec, len(given_btcx))
         self._mask_bcx = None if mask_btcx is None else mask_btcx[:, -1]
         self._given = 0 if spec.steady else given_btcx.shape[1]
+        self._spec = spec
         self._budget = Budget(spec, given_btcx[:, -1])
+        start = fields_of(given_btcx[:, -1].double(), spec) if self._budget.closed else {}
+        gaps = [physics.Budget(quantity, start, spec) for quantity in quantities(spec)]
+        self._gaps = dict(zip(self._budget.closed, gaps, strict=True))
+        self._relative = dict.fromkeys(self._gaps, 0.0)
         self._first_not_finite = torch.zeros(len(given_btcx), dtype=torch.int64, device=given_btcx.device)
         for frame in range(self._given):
             file.write(first, frame, given_btcx[:, frame], None if mask_btcx is None else mask_btcx[:, frame])
@@ -185,6 +204,10 @@ class _Part:
             u_bcx = torch.where(over_b.reshape(-1, *[1] * (u_bcx.ndim - 1)), torch.nan, u_bcx)
         self._file.write(self._first, self._given + step - 1, u_bcx, self._mask_bcx)
         self._budget.step(step, u_bcx)
+        fields = fields_of(u_bcx.double(), self._spec) if self._gaps else {}
+        for name, of in self._gaps.items():
+            gap_b = of.gap(fields)
+            self._relative[name] = max([self._relative[name], *gap_b[gap_b.isfinite()].tolist()])
         lost_b = ~u_bcx.flatten(1).isfinite().all(dim=1) & (self._first_not_finite == 0) & ~over_b
         self._first_not_finite = torch.where(lost_b, step, self._first_not_finite)
 
@@ -194,8 +217,9 @@ class _Part:
             written = F.pad(total, (0, 0, 0, self._horizon - total.shape[1]), value=math.nan)
             self._file.write_array(f"budgets/{name}", self._first, self._num, written.numpy())
             of = summary["budgets"].setdefault(
-                name, {"closed": self._budget.closed[name], "total": 0.0, "per_step": 0.0}
+                name, {"closed": self._budget.closed[name], "total": 0.0, "per_step": 0.0, "relative": 0.0}
             )
+            of["relative"] = max(of["relative"], self._relative[name])
             for what, values in (("total", total), ("per_step", self._budget.per_step()[name])):
                 finite = values[values.isfinite()].abs()
                 of[what] = max(of[what], float(finite.max()) if finite.numel() else 0.0)
@@ -207,6 +231,32 @@ class _Part:
                 keys[self._first + row]: step or None for row, step in enumerate(self._watch.first_below.tolist())
             }
             summary.setdefault("first_below", {}).update(firsts)
+
+
+def _compared(horizon: int, held: int) -> tuple[int, ...]:
+    """The steps of which nRMSE is said; the data hold the truth of `held`."""
+    last = min(horizon, held)
+    return tuple(sorted({step for step in (*SHOWN_STEPS, last) if 1 <= step <= last}))
+
+
+def _nrmse(spec: FamilySpec, u_bcx: Tensor, truth_bcx: Tensor, mask_bcx: Tensor | None) -> list[float | None]:
+    """Per trajectory the mean over the predicted fields that have one; infinity if one isn't finite, None if none has
+    one."""
+    dynamic = list(spec.dynamic)
+    pred_bhcx, truth_bhcx = u_bcx[:, None, dynamic], truth_bcx[:, None, dynamic]
+    mask_bhcx = None if mask_bcx is None else mask_bcx[:, None, dynamic]
+    found_bc = accuracy.nrmse(pred_bhcx, truth_bhcx, mask_bhcx)[:, 0]
+    zero_bc = accuracy.truth_is_zero(truth_bhcx, mask_bhcx)[:, 0]
+    means = []
+    for values_c, zero_c in zip(found_bc, zero_bc, strict=True):
+        there = values_c[~zero_c].nan_to_num(math.inf, posinf=math.inf)
+        means.append(float(there.mean()) if len(there) else None)
+    return means
+
+
+def _mean(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there and math.isfinite(sum(there)) else None
 
 
 def _horizon(request: Request, checkpoint: Checkpoint, spec: FamilySpec, held: int) -> int:
@@ -256,9 +306,10 @@ def _recipe_manifest(checkpoint: Checkpoint) -> str:
     return path
 
 
-def _default_out(checkpoint: Checkpoint, family: str, split: str) -> Path:
+def _default_out(checkpoint: Checkpoint, family: str, split: str, steps: int, guards: Sequence[str]) -> Path:
     if checkpoint.run_folder is None:
         raise CheckpointError(
             f"{checkpoint.folder}: this checkpoint lies in no run folder; say where to write with --out FILE.hdf5"
         )
-    return checkpoint.run_folder / "rollouts" / f"{family}-{split}.hdf5"
+    name = "-".join([family, split, str(steps), *guards])
+    return checkpoint.run_folder / "rollouts" / f"{name}.hdf5"

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ups_scale.errors import UserError
-from ups_scale.evaluate import leaderboard, waiting, zoo
+from ups_scale.evaluate import leaderboard, reasons, waiting, zoo
 from ups_scale.evaluate.agreement import on_main, raised_by_all, together
 from ups_scale.evaluate.champion import Judgement
 from ups_scale.evaluate.champions import champion, default_root, task_name
@@ -97,6 +97,8 @@ def evaluate_queued(champions: Path, accelerator: Accelerator, request: Request)
 
     while (told := on_main(accelerator, take)) is not None:
         checkpoint, options = told
+        if accelerator.is_main_process:
+            print(f"{checkpoint}: taken from the queue, for the {options['suite']} suite", flush=True)
         failed = None
         try:
             done.append(evaluate_and_judge(Path(checkpoint), accelerator, replace(request, **options), True, champions))
@@ -150,7 +152,7 @@ def against_champion(
     suite = measured.report["suite"]
     if judgement.promoted:
         notes.append(f"champion of {task}, suite {suite}: {champions / task / suite / 'champion.json'}")
-    if judgement.promoted and suite == "small":
+    if judgement.queued:
         elsewhere = champions.resolve() != DEFAULT.resolve()
         where = f" --champions {shlex.quote(str(champions))}" if elsewhere else ""
         notes.append(f"its full evaluation waits: tools/evaluate.py --queued{where}")
@@ -163,6 +165,9 @@ def _second_try(
     """What became of the evaluation with the options of the fail-safes, and the champion's with the same guards where
     that is asked for; the first one, if the second try did not win."""
     options = first.second_try
+    tried = f"second try with {reasons.options(options)}"
+    if accelerator.is_main_process:
+        print(f"{tried}: it begins, for {'; '.join(of.why for of in first.failsafes if of.options)}", flush=True)
     guards = options.get("guards", measured.report["guards"])
     again = measure(changed(measured.lineup, guards, options.get("noise_scale", {})), accelerator)
     old = None
@@ -178,8 +183,7 @@ def _second_try(
         found = measure(changed(rival, guards, asked.noise_scale), accelerator)
         old = (found.report, found.trajectories)
     second = _judged(again, champions, accelerator, first, old)
-    what = ", ".join(f"{key} {value}" for key, value in options.items())
-    note = f"second try with {what}: {'promoted' if second.promoted else 'not promoted'}"
+    note = f"{tried}: {'promoted' if second.promoted else 'not promoted'}"
     if second.promoted:
         return again, second, [note]
     return measured, replace(first, tried=second.tried), [note]

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ups_scale.evaluate import reasons
 from ups_scale.evaluate.bootstrap import Comparison
-from ups_scale.evaluate.gates import ALL, PHYSICS, steps
+from ups_scale.evaluate.gates import ALL, PHYSICS, label, steps
 from ups_scale.recipe import validate
 from ups_scale.recipe.load import difference
 
 SHOWN = 3
 """How many keys, families or figures a line names."""
+SEED = "run.seed"
 CALIBRATED = (0.8, 1.25)
 """spread_skill within these is well enough: 1 is calibrated."""
 
@@ -28,6 +30,7 @@ class Findings:
     step: int | None
     promoted: bool
     won_small: bool
+    margin: float
 
     def failed(self, *names: str) -> bool:
         return any(not gate["passed"] and gate["name"].startswith(names) for gate in self.gates)
@@ -53,7 +56,23 @@ class Findings:
         lower = self.comparison is not None and self.comparison.overall(self.step).improvement > 0
         return lower and self.failed(*PHYSICS, "physics_")
 
+    def worse(self) -> bool:
+        """nRMSE over all families is higher than the champion's beyond its noise."""
+        if self.promoted or self.comparison is None:
+            return False
+        gain = self.comparison.overall(self.step)
+        return gain.improvement < -gain.sigma
+
+    def worst(self) -> str:
+        """The family whose nRMSE grew most; empty without a champion."""
+        of = self.comparison
+        if of is None:
+            return ""
+        return min(of.log_ratio, key=lambda name: of.family(name, of.step_of(name, self.step)).improvement)
+
     def confidence(self) -> bool:
+        if self.comparison is None:
+            return False
         spreads = [
             figures[name]
             for figures in (table["model"] for table in self.report["families"].values())
@@ -63,7 +82,7 @@ class Findings:
         return self.failed("ece") or any(not CALIBRATED[0] <= spread <= CALIBRATED[1] for spread in spreads)
 
     def plateau(self) -> bool:
-        return not self.promoted and self.comparison is not None and not self.failed("persistence")
+        return self.failed("champion_nrmse") and not self.failed("persistence")
 
     def _trivial(self, family: str, pick: Callable[..., int]) -> bool:
         k = pick(steps(self.report["families"][family]))
@@ -73,7 +92,8 @@ class Findings:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the playbook: a symptom, how a report shows it, and what to do, in this order."""
+    """A row of the playbook: a symptom, how a report shows it, and what to do, in this order; `{worst}` is the family
+    that got worst."""
 
     symptom: str
     seen: Callable[[Findings], bool]
@@ -102,6 +122,17 @@ PLAYBOOK = (
         "raise projection and prior weights a little, a one-step corrector, less guidance",
     ),
     Row(
+        "worse than the champion beyond noise",
+        Findings.worse,
+        "revert the change, or a new hypothesis about {worst}, which got worst",
+    ),
+    Row(
+        "no gain beyond noise and margin",
+        Findings.plateau,
+        "the next hypothesis on optimizer and schedule; when these are exhausted, scale one axis: width x 1.4, tokens "
+        "x 1.5 or data x 2, lr refitted linearly",
+    ),
+    Row(
         "too slow",
         lambda found: found.failed("wall_clock"),
         "a larger window, a smaller width, fewer tokens, then channel-separated off",
@@ -110,12 +141,6 @@ PLAYBOOK = (
         "over- or under-confident",
         Findings.confidence,
         "scale the ensemble's noise, conformal intervals, less guidance",
-    ),
-    Row(
-        "no gain beyond noise and margin",
-        Findings.plateau,
-        "the next hypothesis on optimizer and schedule; when these are exhausted, scale one axis: width x 1.4, tokens "
-        "x 1.5 or data x 2, lr refitted linearly",
     ),
 )
 """In the order they are looked for. Symptoms that only the training's curves show are not here."""
@@ -130,23 +155,26 @@ def lines(
     promoted: bool,
     changed: Sequence[str] | None,
     won_small: bool = False,
+    margin: float = 0.0,
 ) -> tuple[str, str, str]:
     """What changed; why it helped or hurt; what next.
 
     `changed` are the keys of the recipe that differ (`changes`), None if one recipe is not known; champion, comparison
-    and step are None for the first of its task.
+    and step are None for the first of its task. `margin` is the gain that was asked for.
     """
-    found = Findings(candidate, gates, comparison, step, promoted, won_small)
+    found = Findings(candidate, gates, comparison, step, promoted, won_small, margin)
     return (_what_changed(candidate, champion, changed), _why(found), _what_next(found))
 
 
 def changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str] | None:
-    """What differs between two resolved recipes, among the keys that change the experiment; None if one is unknown."""
+    """What differs between two resolved recipes, among the keys that change the experiment, the seed aside; None if one
+    is unknown. A key that an older recipe lacks has the schema's default."""
     if before is None or after is None:
         return None
-    free = {key for key, leaf in validate.leaves().items() if not leaf.get("x-identity", True)}
+    free = {key for key, leaf in validate.leaves().items() if not leaf.get("x-identity", True)} | {SEED}
     longer = "schedule.steps"  # no part of the identity, for a run may be extended; but a change like any other
-    return [line for line in difference(before, after) if line.partition(":")[0] not in free - {longer}]
+    lines = difference(validate.fill_defaults(before), validate.fill_defaults(after))
+    return [line for line in lines if line.partition(":")[0] not in free - {longer}]
 
 
 def _what_changed(
@@ -160,7 +188,7 @@ def _what_changed(
     if changed is None:
         return against + "not known, a recipe is missing"
     if not changed:
-        return f"{against}no key of the recipe; step {champion.get('step')} -> {candidate.get('step')}"
+        return f"{against}no key of the recipe, the seed aside; step {champion.get('step')} -> {candidate.get('step')}"
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     several = " (several things at once: none of them is tested by itself)" if len(changed) > 1 else ""
     return f"{against}{'; '.join(changed[:SHOWN])}{more}{several}"
@@ -178,26 +206,30 @@ def _why(found: Findings) -> str:
     moved = sorted(
         ((gain.improvement, place) for gain, place in gains if abs(gain.improvement) > gain.sigma), reverse=True
     )
-    helped = [f"{place} {-100 * x:+.2g} %" for x, place in moved if x > 0]
-    hurt = [f"{place} {-100 * x:+.2g} %" for x, place in moved[::-1] if x < 0]
-    parts += [f"nRMSE lower: {_few(helped)}"] if helped else []
-    parts += [f"nRMSE higher: {_few(hurt)}"] if hurt else []
-    parts += [] if moved else ["no family's nRMSE moved beyond its noise"]
+    helped = [f"{place} {reasons.percent(-x, '+')}" for x, place in moved if x > 0]
+    hurt = [f"{place} {reasons.percent(-x, '+')}" for x, place in moved[::-1] if x < 0]
     physics = [gate for gate in found.gates if gate["name"].startswith("physics_") and gate["family"] == ALL]
     worse = [_ratio(gate) for gate in physics if not gate["passed"]]
     better = [_ratio(gate) for gate in physics if _improved(gate)]
-    parts += [f"physics worse: {_few(worse)}"] if worse else []
-    parts += [f"physics better: {_few(better)}"] if better else []
     names = {"persistence", "champion_nrmse", *(gate["name"] for gate in physics)}
-    others = dict.fromkeys(gate["name"] for gate in failed if gate["name"] not in names)
+    others = dict.fromkeys(label(gate["name"]) for gate in failed if gate["name"] not in names)
+    parts += [f"physics worse: {_few(worse)}"] if worse else []
     parts += [f"failed: {', '.join(others)}"] if others else []
+    gain = found.comparison.overall(found.step)
+    gained = reasons.margin(gain.improvement, gain.sigma, found.margin)
+    short = found.failed("champion_nrmse")  # what decided comes first
+    parts = [f"champion_nrmse failed: {gained}", *parts] if short else [*parts, f"champion_nrmse passed: {gained}"]
+    parts += [f"nRMSE lower: {_few(helped)}"] if helped else []
+    parts += [f"nRMSE higher: {_few(hurt)}"] if hurt else []
+    parts += [] if moved else ["no family's nRMSE moved beyond its noise"]
+    parts += [f"physics better: {_few(better)}"] if better else []
     return f"why {'it helped' if found.promoted else 'it is not promoted'}: {'; '.join(parts)}"
 
 
 def _what_next(found: Findings) -> str:
     for row in PLAYBOOK:
         if row.seen(found):
-            return f"next: {row.symptom}: {row.action}"
+            return f"next: {row.symptom}: {row.action.format(worst=found.worst())}"
     weakest, ratio = "", -math.inf
     for gate in found.gates:
         if gate["name"] == "persistence" and gate["value"] is not None and gate["value"] > ratio * gate["limit"]:
@@ -210,7 +242,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _ratio(gate: Mapping[str, Any]) -> str:
-    name = gate["name"].removeprefix("physics_")
+    name = label(gate["name"]).removeprefix("physics_")
     return f"{name} not finite" if gate["value"] is None else f"{name} x {gate['value'] / gate['champion']:.2g}"
 
 

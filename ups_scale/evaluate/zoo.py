@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ups_scale.checkpoint.publish import published
-from ups_scale.errors import UserError
+from ups_scale.errors import CheckpointError, DataError, UserError
 from ups_scale.evaluate.entrants import MODEL, TRIVIAL, Entrant
 from ups_scale.evaluate.loading import Checkpoint, fit, open_checkpoint
 from ups_scale.evaluate.testset import TestSet
@@ -45,8 +45,11 @@ def find(choice: str, checkpoint: Checkpoint) -> list[Path]:
     return [found[kind][2] for kind in BASELINES if kind in found]
 
 
-def missing(names: Sequence[str]) -> str | None:
-    """What a table lacks without the two baselines that everybody knows, and how to add them; None if it has both."""
+def missing(names: Sequence[str], choice: str = AUTO) -> str | None:
+    """What a table lacks without the two baselines that everybody knows, and how to add them; None if it has both, or
+    if the `choice` was to have none."""
+    if choice == NONE:
+        return None
     lacking = [name for name in ("fno", "unet") if name not in names]
     if not lacking:
         return None
@@ -65,7 +68,10 @@ def load(
     entrants: list[Entrant] = []
     told: dict[str, dict[str, Any]] = {}
     for path in paths:
-        checkpoint = open_checkpoint(path, device)
+        try:
+            checkpoint = open_checkpoint(path, device)
+        except (CheckpointError, DataError) as error:
+            raise CheckpointError(f"--zoo: {error}") from None
         name = _name(checkpoint, told)
         if checkpoint.model.context_frames > given:
             raise UserError(

@@ -8,8 +8,11 @@ import pytest
 from judged import FAMILIES, diverge, evaluation
 
 from ups_scale.errors import DataError
+from ups_scale.evaluate import reasons
 from ups_scale.evaluate.champion import judge
 from ups_scale.evaluate.gates import Bars
+from ups_scale.evaluate.verdict import changes
+from ups_scale.recipe import validate
 
 SEEDS = range(20)
 NOISE = 0.03
@@ -158,7 +161,7 @@ def test_conservation_is_tried_once_with_guards_for_both():
     assert second.promoted
     (tried,) = second.tried
     assert tried["reason"] == "conservation_gap, physics_conservation_gap failed: project after each step"
-    assert tried["what"] == "guards ['conservation', 'helmholtz', 'positivity']"
+    assert tried["what"] == "guards conservation, helmholtz, positivity"
     assert tried["result"] == "13 of 13 failed gates pass now, 0 others fail; promoted"
 
 
@@ -202,11 +205,77 @@ def test_the_verdict_says_what_changed_why_and_what_next():
     )
     changed, why, following = found.verdict
     assert changed == "changed against champion: optimizer.lr: 0.001 -> 0.002"
-    assert why.startswith("why it helped: nRMSE lower: reaction_diffusion_2d@")
+    assert why.startswith("why it helped: champion_nrmse passed: gain +18 % (sigma ")
+    assert "asked for 2 %); nRMSE lower: reaction_diffusion_2d@" in why
     assert "-20 %" in why
     assert following.startswith("next: a hypothesis for the weakest place, ")
     several = against(evaluation("b"), evaluation(), recipe=one | {"model": {"depth": 8}}, champion_recipe=RECIPE)
     assert "several things at once" in several.verdict[0]
+
+
+def test_seed_names_and_defaults_that_an_older_recipe_lacks_are_no_change():
+    newer = validate.fill_defaults(RECIPE)
+    assert changes(RECIPE, newer) == []
+    newer = newer | {"run": {"name": "b", "seed": 7}, "description": "once more"}
+    assert changes(RECIPE, newer) == []
+    newer["optimizer"] = newer["optimizer"] | {"betas": [0.5, 0.5]}
+    (line,) = changes(RECIPE, newer)
+    assert line.startswith("optimizer.betas: [")
+    assert line.endswith("-> [0.5, 0.5]")
+    assert "(not there)" not in line
+
+
+def test_the_gate_that_decided_is_named_first():
+    found = against(evaluation("b", factor=1.14, noise=NOISE))
+    assert found.verdict[1].startswith("why it is not promoted: champion_nrmse failed: gain -1")
+    assert ", asked for 2 %); " in found.verdict[1]
+    slow = evaluation("b", factor=0.8)
+    for of in slow[0]["efficiency"].values():
+        of["wall_clock_s"] *= 2
+    told = against(slow, evaluation()).verdict[1]
+    assert told.startswith("why it is not promoted: failed: wall_clock; champion_nrmse passed: gain +20 % (sigma ")
+
+
+def test_what_is_worse_beyond_noise_is_to_be_reverted_and_the_worst_family_named():
+    found = against(evaluation("b", factor=dict.fromkeys(FAMILIES, 1.1) | {"burgers_1d": 1.4}), evaluation())
+    assert found.verdict[2] == (
+        "next: worse than the champion beyond noise: revert the change, or a new hypothesis about burgers_1d, which "
+        "got worst"
+    )
+
+
+def test_slow_and_badly_calibrated_rank_behind_accuracy():
+    made = evaluation("b", factor=1.0, ece=0.5, spread_skill=3.0)
+    for of in made[0]["efficiency"].values():
+        of["wall_clock_s"] *= 2
+    assert against(made, evaluation()).verdict[2].startswith("next: no gain beyond noise and margin: ")
+    better = evaluation("b", factor=0.8, ece=0.5, spread_skill=3.0)
+    better[0]["efficiency"] = made[0]["efficiency"]
+    assert against(better, evaluation()).verdict[2].startswith("next: too slow: ")
+
+
+def test_a_first_champion_is_told_its_weakest_family_however_it_is_calibrated():
+    made = evaluation(factor=dict.fromkeys(FAMILIES, 1.0) | {"burgers_1d": 1.5}, spread_skill=3.0)
+    following = judge(*made, None, None, Bars()).verdict[2]
+    assert following.startswith("next: a hypothesis for the weakest place, burgers_1d at step ")
+
+
+def test_numbers_are_written_for_people():
+    assert [reasons.percent(x, "+") for x in (1.1, -0.1437, 0.0046, 1234.0)] == [
+        "+110 %",
+        "-14 %",
+        "+0.46 %",
+        "+120000 %",
+    ]
+    assert reasons.percent(0.02) == "2 %"
+    assert reasons.margin(-0.14, 0.046, 0.02) == "gain -14 % (sigma 4.6 %, asked for 2 %)"
+    assert reasons.margin(0.1, None, 0.02) == "gain +10 % (sigma not known, asked for 2 %)"
+    told = reasons.options({"guards": ["conservation", "helmholtz"], "noise_scale": {"burgers_1d": 1.23456}})
+    assert told == "guards conservation, helmholtz; noise_scale burgers_1d x 1.23"
+    assert reasons.options({"guards": []}) == "guards none"
+    found = against(evaluation("b", factor=0.8, shock_iou=0.5), evaluation(shock_iou=0.9))
+    assert any(line.startswith("physics_shock_iou (1 - IoU) failed: all at step 16: 0.5, ") for line in found.reasons)
+    assert "physics worse: shock_iou (1 - IoU) x 5" in found.verdict[1]
 
 
 @pytest.mark.parametrize(

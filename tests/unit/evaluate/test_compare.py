@@ -14,7 +14,9 @@ import pytest
 from ups_scale.errors import DataError
 from ups_scale.evaluate.compare import compare
 from ups_scale.evaluate.compare_page import page, text, values
+from ups_scale.evaluate.compare_recipes import recipe_difference
 from ups_scale.recipe.load import resolve
+from ups_scale.recipe.validate import leaves
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = ("wave", "heat")
@@ -138,6 +140,18 @@ def test_what_makes_it_uncontrolled_is_named(tmp_path):
     assert "parameters, millions: 1.5 -> 1" in versus.facts
 
 
+def test_a_key_that_an_older_recipe_lacks_has_its_default():
+    newer = resolve(ROOT / "recipes" / "demo.json")
+    older = json.loads(json.dumps(newer))
+    older["optimizer"]["lr"] *= 2
+    for key in ("betas", "weight_decay"):
+        older["optimizer"].pop(key)
+        newer["optimizer"][key] = leaves()[f"optimizer.{key}"]["default"]
+    counted, uncounted = recipe_difference(older, newer)
+    assert [line.partition(":")[0] for line in counted] == ["optimizer.lr"]
+    assert uncounted == []
+
+
 def test_longer_training_is_one_value_and_not_two(tmp_path):
     a = make_run(tmp_path, "a")
     b = make_run(tmp_path, "b", ["schedule.steps=2500"], step=2500)
@@ -253,6 +267,19 @@ def test_a_recipe_that_is_gone_is_said(tmp_path):
     (versus,) = compare([a, report]).against
     assert (versus.controlled, versus.recipe) == (None, None)
     assert versus.verdict == f"Not known to be a controlled comparison: no recipe found for {report}"
+
+
+def test_the_text_has_what_differs_and_all_of_it_if_asked(tmp_path):
+    result = compare([make_run(tmp_path, "a"), make_run(tmp_path, "b", ["optimizer.lr=1e-3"], scale=0.9)])
+    shown = text(result)
+    assert "conservation_gap@16" in shown  # 10 % apart, without a sigma
+    assert "conservation_gap@1 " not in shown
+    assert "horizon@0.8" in shown
+    assert "4 of 6 figures shown" in shown
+    assert "conservation_gap@1 " in text(result, everything=True)
+    near = text(compare([tmp_path / "a", make_run(tmp_path, "c", ["optimizer.lr=1e-3"], scale=0.97)]))
+    assert "conservation_gap" not in near
+    assert "nrmse@1 " in near
 
 
 def test_the_command_prints_json_and_writes_a_page(tmp_path):

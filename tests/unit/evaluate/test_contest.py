@@ -151,6 +151,28 @@ def test_a_second_try_that_won_is_the_champion_when_evaluated_again_without_its_
     assert waiting.take(root).guards == ("conservation",)
 
 
+def test_the_champion_evaluated_with_guards_that_it_did_not_win_with_is_not_promoted(root):
+    contest(root, *evaluation("a"))
+    guarded = evaluation("a")
+    guarded[0]["guards"] = ["conservation"]
+    (root / TASK / "history.jsonl").unlink()
+    found = contest(root, *guarded)
+    assert not found.promoted
+    assert found.verdict[0] == "changed: guards conservation of the champion itself"
+    assert "(guards: none) stays" in found.verdict[1]
+    assert champion(root, TASK, "small").entry["guards"] == []
+    assert history(root) == []
+
+
+def test_it_is_told_whether_the_full_evaluation_was_queued_now(root):
+    assert contest(root, *evaluation("a")).queued
+    assert not contest(root, *evaluation("a")).queued
+    waiting.finish(root, waiting.take(root), failed="out of memory")
+    assert contest(root, *evaluation("a")).queued
+    assert not contest(root, *evaluation("worse", factor=1.1)).queued
+    assert not contest(root, *full(evaluation("a"))).queued
+
+
 def test_what_was_stopped_while_it_was_promoted_is_made_up_for_once(root):
     contest(root, *evaluation("a"))
     for name in ("history.jsonl", "queue.jsonl"):
@@ -203,7 +225,7 @@ def test_a_second_try_stands_in_the_history_and_its_champion_has_the_guards(root
     found = contest(root, *again, after=first, champion_again=champion_again)
     assert found.promoted
     assert champion(root, TASK, "small").entry["guards"] == ["conservation"]
-    assert history(root)[-1]["failsafe"][0]["what"] == "guards ['conservation']"
+    assert history(root)[-1]["failsafe"][0]["what"] == "guards conservation"
     with pytest.raises(UserError, match="another one won meanwhile"):
         contest(root, *again, after=first, champion_again=champion_again)
 

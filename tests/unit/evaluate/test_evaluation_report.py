@@ -132,12 +132,30 @@ def test_failed_evaluation_leaves_nothing(tmp_path, models, tests, subject, acce
     assert list((tmp_path / "small").iterdir()) == []
 
 
+def test_the_table_says_the_gain_and_what_a_figure_is(good):
+    failed = {"family": "all", "horizon": 4, "value": 0.25, "limit": 0.1, "passed": False}
+    _, written = good
+    names = ("champion_nrmse", "physics_shock_iou")
+    told = written | {"gates": [*written["gates"], *({"name": name} | failed for name in names)]}
+    told |= {"champion": {"improvement": -0.14, "sigma": 0.046, "margin": 0.02}}
+    lines = report.text_table(told).splitlines()
+    assert "FAILED champion_nrmse: all gain -14 % (sigma 4.6 %, asked for 2 %)" in lines
+    assert "FAILED physics_shock_iou (1 - IoU): all 0.250, limit 0.100" in lines
+
+
 def test_text_table_is_aligned(good):
     _, written = good
     lines = report.text_table(written).splitlines()
     assert lines[-1] == "gates: 4 of 4 passed"
     assert len({len(line) for line in lines[1:-1]}) == 1
     assert lines[1].split() == ["family", "step", "model", "persistence", "extrapolation", "zero", "ratio", "gate"]
+
+
+def test_guards_that_were_left_out_have_a_line_each(good):
+    _, written = good
+    reasons = {"advection_1d": {"helmholtz": "no velocity"}, "burgers_1d": {"helmholtz": "no velocity"}, "wave_1d": {}}
+    lines = report.text_table({**written, "guards_left_out": reasons}).splitlines()
+    assert lines[-2] == "guard helmholtz: left out of advection_1d, burgers_1d: no velocity"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ups_scale.evaluate import report as reports
 from ups_scale.evaluate import run as running
 from ups_scale.evaluate.run import Request, evaluate_checkpoint
 from ups_scale.evaluate.saved import find_report
+from ups_scale.evaluate.zoo import missing
 from ups_scale.model.simulator import Simulator
 
 ROOT = Path(__file__).parents[3]
@@ -237,8 +238,23 @@ def test_the_zoo_stands_in_every_table(there, accelerator):
     assert none.report["zoo"] == {}
     with pytest.raises(UserError, match="two entries are called fno-00000000; name every checkpoint once"):
         evaluate_checkpoint(there.run, accelerator, Request(zoo=",".join(["runs/fno-00000000"] * 3)))
-    with pytest.raises(CheckpointError, match="nowhere: neither a run folder"):
+    with pytest.raises(CheckpointError, match="--zoo: nowhere: neither a run folder"):
         evaluate_checkpoint(there.run, accelerator, Request(zoo="nowhere"))
+
+
+def test_baselines_that_are_missing_are_noted_unless_none_was_asked_for():
+    assert "no fno and no unet of these data" in missing(())
+    assert "no unet of these data" in missing(("fno",))
+    assert missing(("fno", "unet")) is None
+    assert missing((), "none") is None
+
+
+def test_a_queue_says_the_suite_itself(tmp_path):
+    command = [sys.executable, str(TOOL), "--queued", "--suite", "small", "--champions", str(tmp_path)]
+    environment = {"PYTHONPATH": str(TOOL.parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0
+    assert "--queued takes data, suite, guards and place from the queue: leave out --out, --data, " in done.stderr
 
 
 def test_a_baseline_that_takes_more_given_frames_is_refused(there, accelerator):

@@ -143,10 +143,20 @@ def test_the_clock_is_relative_or_absolute_and_on_equal_terms_only():
         "wall_clock is not judged: it ran on 2 processes, the champion on 1",
     )
     new["num_processes"] = 1
-    new["efficiency"]["burgers_1d"]["device"] = "NVIDIA H200"
+    new["efficiency"]["burgers_1d"]["device"] = "cpu"
     gates, why = wall_clock_gates(Bars(), 16, new, old)
     assert gates == []
-    assert why == "wall_clock is not judged: burgers_1d ran with device NVIDIA H200, the champion's with cpu"
+    assert why == "wall_clock is not judged: burgers_1d ran with device cpu, the champion's with NVIDIA H200"
+
+
+def test_a_clock_on_a_cpu_is_held_to_a_budget_alone():
+    old, new = evaluation(clock=0)[0], evaluation(clock=0)[0]
+    for report in (old, new):
+        for of in report["efficiency"].values():
+            of["device"] = "cpu"
+    new["efficiency"]["burgers_1d"]["wall_clock_s"] *= 100
+    assert wall_clock_gates(Bars(), 16, new, old) == ([], "wall_clock: on a CPU a clock says little: not judged")
+    assert failed(wall_clock_gates(Bars(wall_clock_s=2.5), 16, new, old)[0]) == {("all", 16)}
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,24 @@ def test_text_is_in_groups_best_first():
     assert "1/2 FAILED" in lost
 
 
+def test_guards_have_a_column_where_any_row_has_them_and_failed_gates_are_folded():
+    plain, guarded = make_report(run="plain", sha="1"), make_report(run="guarded", sha="2", guards=["conservation"])
+    lost = make_report(run="lost", sha="4", nrmse=((0.01, None), (0.01, 0.01)))
+    assert "guards" not in text([row_of(plain)])
+    assert "guards" not in page([row_of(plain)])
+    rows = [row_of(report) for report in (plain, guarded, lost)]
+    lines = text(rows).splitlines()
+    assert lines[1].split()[:3] == ["run", "step", "guards"]
+    told = {line.split()[0]: line.split()[2] for line in lines if line.startswith(("plain", "guarded"))}
+    assert told == {"plain": "none", "guarded": "conservation"}
+    html = page(rows)
+    assert html.count("<th>guards</th>") == 2
+    assert html.count('<td class="" data-key="conservation">conservation</td>') == 2
+    assert "<summary>1 gate</summary>persistence heat@1</details>" in html
+    for table in re.findall("<table.*?</table>", html, re.S):
+        assert len({len(re.findall("<t[hd][ >]", row)) for row in re.findall("<tr.*?</tr>", table, re.S)}) == 1
+
+
 def tool(*arguments):
     command = [sys.executable, str(ROOT / "tools" / "leaderboard.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)

@@ -162,8 +162,9 @@ def test_a_report_without_examples_growth_and_cost_is_a_page():
 
 def test_nrmse_of_everybody_with_the_best_marked(full):
     table = full[full.index("nRMSE after the last given frame") :]
-    heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)[:10]
-    assert heads[:8] == ["family", "step", "model", "fno", "unet", "persistence", "extrapolation", "zero"]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)[:11]
+    assert heads[:6] == ["family", "step", "model", "model / bar", "gate", ""]
+    assert heads[6:] == ["fno", "unet", "persistence", "extrapolation", "zero"]
     first = table[table.index("<tbody>") : table.index("</tr>", table.index("<tbody>"))]
     assert '<td class="model best">0.0100</td>' in first
     assert 'style="width:12.5%"' in first

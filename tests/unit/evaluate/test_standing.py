@@ -44,7 +44,9 @@ def report_of(run, suite="small"):
     return json.loads((run / "evaluation" / suite / "report.json").read_text())
 
 
-def test_a_winner_of_the_small_suite_waits_for_the_full_one_and_becomes_champion(runs, easy, accelerator, tmp_path):
+def test_a_winner_of_the_small_suite_waits_for_the_full_one_and_becomes_champion(
+    runs, easy, accelerator, tmp_path, capsys
+):
     champions = tmp_path / "champions"
     first = evaluate_and_judge(runs["a"], accelerator, Request())
     report = report_of(runs["a"])
@@ -59,6 +61,7 @@ def test_a_winner_of_the_small_suite_waits_for_the_full_one_and_becomes_champion
     assert done.outcome.report["suite"] == "full"
     assert report_of(runs["a"], "full")["champion"]["promoted"]
     assert json.loads((champions / task / "full/champion.json").read_text())["run"] == "a-00000000"
+    assert f"{runs['a'] / 'checkpoints/step-10'}: taken from the queue, for the full suite" in capsys.readouterr().out
     assert evaluate_queued(champions, accelerator, Request()) == []
 
     with (tmp_path / "runs/leaderboard.csv").open() as file:
@@ -95,7 +98,7 @@ def test_a_copy_of_the_champion_is_not_promoted(runs, easy, accelerator, tmp_pat
 
 
 def test_a_failed_gate_gets_one_second_try_with_the_same_guards_for_both(
-    runs, easy, accelerator, tmp_path, monkeypatch
+    runs, easy, accelerator, tmp_path, monkeypatch, capsys
 ):
     evaluate_and_judge(runs["a"], accelerator, Request())
     calls = []
@@ -121,8 +124,10 @@ def test_a_failed_gate_gets_one_second_try_with_the_same_guards_for_both(
     report = report_of(runs["b"])
     assert report["guards"] == ["conservation"]
     assert report["failsafe"][0]["reason"] == "conservation_gap failed: project"
-    assert "guards ['conservation']" in report["failsafe"][0]["what"]
-    assert any(note.startswith("second try with guards ['conservation']: promoted") for note in done.notes)
+    assert report["failsafe"][0]["what"] == "guards conservation"
+    assert "second try with guards conservation: promoted" in done.notes
+    begins = "second try with guards conservation: it begins, for conservation_gap failed: project"
+    assert begins in capsys.readouterr().out
 
 
 def test_a_second_try_that_won_is_there_when_the_same_is_asked_for_again(
@@ -196,11 +201,14 @@ def test_from_files_there_is_no_second_try(runs, easy, accelerator, monkeypatch)
     ]
 
 
-def test_the_hint_names_champions_that_lie_elsewhere(runs, easy, accelerator, tmp_path, monkeypatch):
+def test_the_hint_names_champions_that_lie_elsewhere_and_comes_once(runs, easy, accelerator, tmp_path, monkeypatch):
     told = evaluate_and_judge(runs["a"], accelerator, Request()).notes
     hint = "its full evaluation waits: tools/evaluate.py --queued"
     assert f"{hint} --champions {tmp_path / 'champions'}" in told
     monkeypatch.chdir(tmp_path)
+    again = evaluate_and_judge(runs["a"], accelerator, Request(force=True))
+    assert not any(note.startswith(hint) for note in again.notes)
+    shutil.rmtree("champions")
     assert hint in evaluate_and_judge(runs["a"], accelerator, Request(force=True)).notes
 
 
@@ -246,7 +254,7 @@ def test_a_second_try_that_loses_leaves_the_evaluation_as_it_was(runs, easy, acc
     report = report_of(runs["b"], "full")
     assert report["noise_scale"] == {}
     assert report["reliability"]["advection_1d"]["noise"] == 0.03
-    assert report["failsafe"][0]["what"] == "noise_scale {'advection_1d': 2.0}"
+    assert report["failsafe"][0]["what"] == "noise_scale advection_1d x 2"
     assert report["failsafe"][0]["result"].endswith("not promoted")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,14 +66,17 @@ def test_the_file_holds_given_and_predicted_frames_and_is_read_back(run, tmp_pat
     assert done["guards"] == ["conservation"]
     assert "no velocity without divergence" in done["guards_left_out"]["helmholtz"]
     assert done["budgets"]["integral_vorticity"]["total"] < 1e-5
+    assert done["budgets"]["integral_vorticity"]["relative"] < 1e-4
     assert done["not_finite"] == {}
-    out = run / "rollouts" / f"{NAME}-train.hdf5"
+    out = run / "rollouts" / f"{NAME}-train-9-conservation.hdf5"
     assert sorted(path.name for path in out.parent.iterdir()) == [out.name]
     source = inspect_pdebench(out)
     assert (source.family, source.grid, source.extents) == (NAME, (16, 8), ((0.0, 1.0), (0.0, 1.0)))
     assert list(source.splits) == ["train"]
     np.testing.assert_allclose(np.diff(source.times_nt), 0.1, rtol=1e-5)
     given = ShardReader(_manifest(tmp_path), NAME, "train").read([2, 0], [0, 0], 2)
+    true = ShardReader(_manifest(tmp_path), NAME, "train").read([2, 0], [2, 2], 3).u_btcx[:, :, 0].numpy()
+    assert list(done["nrmse"]) == [1, 3]  # the data hold the truth of 3 steps
     np.testing.assert_allclose(source.parameters_np, given.parameters_bp.numpy(), rtol=1e-6)
     with source.contents.open() as read:
         for row in range(2):
@@ -81,6 +85,11 @@ def test_the_file_holds_given_and_predicted_frames_and_is_read_back(run, tmp_pat
             assert np.isfinite(frames).all()
             np.testing.assert_array_equal(frames[:2], given.u_btcx[row, :, 0].numpy())
             assert np.abs(np.diff(frames[1:], axis=0)).max(axis=(1, 2)).min() > 0
+        predicted = np.stack([read(0, row, range(2, 5)) for row in range(2)])
+    for step, value in done["nrmse"].items():
+        error, truth = (predicted - true)[:, step - 1], true[:, step - 1]
+        expected = np.sqrt((error**2).mean((1, 2)) / (truth**2).mean((1, 2))).mean()
+        assert value == pytest.approx(expected, rel=1e-5)
     with h5py.File(out) as file:
         assert file.attrs["first_predicted_frame"] == 2
         assert file["keys"].asstr()[:].tolist() == done["keys"] == list(given.keys)
@@ -108,6 +117,8 @@ def test_the_command_prints_a_line_per_guard_or_json(run, tmp_path) -> None:
     assert "1 trajectory, 2 given and 3 predicted frames" in done.stdout
     assert "guard interface_flux: applied" in done.stdout
     assert "guard positivity: left out, the registry calls none of its predicted fields positive" in done.stdout
+    assert "budget integral_vorticity (must stay constant): changes by at most" in done.stdout
+    assert re.search(r"nRMSE against the truth: \S+ at step 1, \S+ at step 3\n", done.stdout)
     assert f"file: {out}" in done.stdout
 
 
@@ -124,6 +135,7 @@ def test_a_rollout_that_diverges_is_said_and_kept(run) -> None:
     done = roll_out(request(run, trajectories=(), horizon=4))
     assert len(done["keys"]) == NUM
     assert set(done["not_finite"]) == set(done["keys"])
+    assert done["nrmse"][3] is None
     json.dumps(done, allow_nan=False)
 
 
@@ -132,7 +144,7 @@ def test_a_trajectory_ends_where_it_no_longer_correlates_with_the_truth(run, tmp
     held = FRAMES - 2
     done = roll_out(request(run, trajectories=(), until_horizon=True))
     assert (done["horizon"], done["first_below"]) == (held, dict.fromkeys(done["keys"], 1))
-    with h5py.File(run / "rollouts" / f"{NAME}-train.hdf5") as file:
+    with h5py.File(run / "rollouts" / f"{NAME}-train-3.hdf5") as file:
         vorticity = file["vorticity"][:]
         assert np.isfinite(vorticity[:, :3]).all()
         assert np.isnan(vorticity[:, 3:]).all()
@@ -148,7 +160,7 @@ def test_a_trajectory_ends_where_it_no_longer_correlates_with_the_truth(run, tmp
     write_shards(tmp_path / "still", {"vorticity": others}, name=NAME, parameters=drawn)
     done = roll_out(request(run, data=str(tmp_path / "still/manifest.json"), trajectories=(), until_horizon=True))
     assert list(done["first_below"].values()) == [None, 2, 1]
-    with h5py.File(run / "rollouts" / f"{NAME}-train.hdf5") as file:
+    with h5py.File(run / "rollouts" / f"{NAME}-train-3.hdf5") as file:
         there = np.isfinite(file["vorticity"][:]).all((2, 3))
     assert there.tolist() == [[True] * 5, [True] * 4 + [False], [True] * 3 + [False] * 2]
     out = tmp_path / "out.hdf5"

@@ -51,7 +51,12 @@ code, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monosp
 .verdict ul, .verdict ol { margin: 8px 0 0; padding-left: 20px; }
 .verdict li { margin: 2px 0; overflow-wrap: anywhere; }
 .verdict li.failed { color: var(--bad); font-weight: 600; }
-.scroll { overflow-x: auto; max-width: 100%; margin: 10px 0 14px; }
+/* A shadow at the right edge, which the end of the table covers, and with a script a line of text. */
+.scroll { overflow-x: auto; max-width: 100%; margin: 10px 0 14px; background:
+  linear-gradient(to left, var(--page) 30%, transparent) right / 44px 100% no-repeat local,
+  linear-gradient(to left, var(--strong-line), transparent) right / 18px 100% no-repeat scroll, var(--page); }
+.scroll.goes-on::before { content: "Wider than the page: scroll sideways \\2192"; display: block;
+  position: sticky; left: 0; color: var(--muted); font-size: 12.5px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 table.wide { width: 100%; }
 th, td { padding: 5px 16px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -111,7 +116,8 @@ button[aria-pressed=true] { background: var(--model); border-color: var(--model)
   main { padding: 52px 16px 48px; }
   h1 { font-size: 22px; } h2 { margin-top: 40px; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }
-  th, td { padding-right: 13px; }
+  th, td { padding-right: 10px; }
+  td.name { white-space: normal; overflow-wrap: anywhere; min-width: 7em; max-width: 8em; }
 }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure { break-inside: avoid; }
   #theme { display: none; } }
@@ -142,6 +148,15 @@ THEME = """
 })();
 """
 
+SCROLL_HINT = """
+{
+  const look = box => box.classList.toggle("goes-on", box.scrollWidth > box.clientWidth + 1);
+  // The line changes the box's height: not within the observer's own turn.
+  const watch = new ResizeObserver(found => requestAnimationFrame(() => found.forEach(of => look(of.target))));
+  for (const box of document.querySelectorAll(".scroll")) watch.observe(box);
+}
+"""
+
 
 def document(title: str, body: str, script: str = "", style: str = "") -> str:
     """A whole HTML page, with `title` (plain text) and `body` (HTML), that loads nothing from anywhere.
@@ -149,7 +164,7 @@ def document(title: str, body: str, script: str = "", style: str = "") -> str:
     `script` is JavaScript that runs after the body is there, `style` CSS beside `STYLESHEET`. Colours are its CSS
     variables, which follow the system's light or dark scheme, or the page's button.
     """
-    scripts = "".join(f"<script>{code}</script>\n" for code in (THEME, script) if code)
+    scripts = "".join(f"<script>{code}</script>\n" for code in (THEME, SCROLL_HINT, script) if code)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

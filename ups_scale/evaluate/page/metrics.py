@@ -48,7 +48,8 @@ def nrmse_table(
     """
     names = predictors(report, families.values())
     passed = {(gate["family"], gate["horizon"]): gate["passed"] for gate in gates if gate["name"] == "persistence"}
-    header = ("family", "step", *names, "model / bar", "", *(["gate"] if passed else []))
+    # The verdict stands beside the model: on a narrow screen the others lie beyond the edge.
+    header = ("family", "step", *names[:1], "model / bar", *(["gate"] if passed else []), "", *names[1:])
     rows = []
     for family, table in families.items():
         for i, k in enumerate(steps(table)):
@@ -57,13 +58,15 @@ def nrmse_table(
             below = passed.get((family, k), ratio is not None and ratio < 1)
             best = best_of(table, names, "nrmse", metric)
             cells = [tables.cell(family if i == 0 else "", "name"), tables.cell(str(k))]
-            cells += [figure(table, name, metric, name in best) for name in names]
-            cells += [tables.figure(ratio, "ratio"), tables.bar(ratio)]
+            figures = [figure(table, name, metric, name in best) for name in names]
+            cells += [*figures[:1], tables.figure(ratio, "ratio")]
             if passed:
                 gate = passed.get((family, k))
                 cells.append(tables.cell("" if gate is None else "passed" if gate else "failed", "gate"))
+            cells += [tables.bar(ratio), *figures[1:]]
             rows.append(tables.row(cells, " ".join(n for n, on in (("first", i == 0), ("failed", not below)) if on)))
-    return tables.table(header, rows, kinds=("", "", *(kind_of(name) for name in names)))
+    kinds = [kind_of(name) if name in names else "" for name in header]
+    return tables.table(header, rows, kinds=kinds)
 
 
 def over_bar(table: Mapping[str, Any], k: int) -> float | None:

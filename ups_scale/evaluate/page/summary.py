@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ups_scale.evaluate.gates import label
 from ups_scale.evaluate.page import metrics, tables
 from ups_scale.evaluate.page.numbers import number, plural, shown
 
@@ -58,7 +59,7 @@ def gate_line(gate: Mapping[str, Any]) -> str:
     name, value = gate["name"], gate["value"]
     family = "all families" if gate["family"] == "all" else gate["family"]
     at = f", step {gate['horizon']}" if gate.get("horizon") is not None else ""
-    what = NAMES.get(name, name.replace("_", " "))
+    what = NAMES.get(name, label(name).replace("_", " "))
     if value is None:
         return f"{family}{at}: {what} is not finite, or there is none (limit {shown(gate['limit'])})"
     least = name.startswith(AT_LEAST)
