@@ -158,7 +158,7 @@ def _entry(name: str, told: Mapping[str, Any]) -> str:
 
 def _guards_left_out(report: Mapping[str, Any]) -> str:
     found = report.get("guards_left_out", {})
-    return "; ".join(f"{name}, {family}: {reason}" for name, of in found.items() for family, reason in of.items())
+    return "; ".join(f"{family}, {guard}: {reason}" for family, of in found.items() for guard, reason in of.items())
 
 
 def _brief(section: Any) -> str:
